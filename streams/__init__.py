@@ -1,0 +1,1 @@
+"""The contract: what flows between the stages, and the rules it obeys. No I/O."""

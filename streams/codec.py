@@ -1,0 +1,71 @@
+"""Records to bytes and back. A message is one JSON object that begins with its schema.
+
+`{"schema": "article/1", "pmid": …}`. A change that an old reader would misread raises the version
+in `VERSIONS` and adds a step to `UPGRADES`, so that messages of every version stay readable; fields
+that a reader does not know are passed over, so that a newer writer may add some.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, TypeVar, cast
+
+import orjson
+from pydantic import TypeAdapter, ValidationError
+
+from streams.errors import Invalid
+from streams.records import Record, type_names
+
+R = TypeVar("R", bound=Record)
+
+VERSIONS: dict[str, int] = dict.fromkeys(type_names.values(), 1)
+
+# (schema name, version) → how its fields become those of the next version.
+UPGRADES: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {}
+
+
+@cache
+def _adapter(name: str) -> TypeAdapter[Any]:
+    return TypeAdapter(next(record for record, known in type_names.items() if known == name))
+
+
+def encode(record: Record) -> bytes:
+    """The message of a record: UTF-8 JSON, its schema first."""
+    name = type_names[type(record)]
+    # A record is never empty, so its JSON has a field to put the schema in front of.
+    return b'{"schema":"%s/%d",' % (name.encode(), VERSIONS[name]) + orjson.dumps(record)[1:]
+
+
+def decode(record: type[R], message: bytes) -> R:
+    """The record in a message.
+
+    Raises `Invalid`: "not JSON", "schema" (another record's, or a version that this program is
+    too old for) or "field", with the path of the offending field.
+    """
+    try:
+        fields = orjson.loads(message)
+    except orjson.JSONDecodeError as error:
+        raise Invalid("not JSON", str(error)) from None
+    if not isinstance(fields, dict):
+        raise Invalid("not JSON", f"expected an object, got {type(fields).__name__}")
+    name = type_names[record]
+    version = _version(name, fields.get("schema"))
+    try:
+        if version == VERSIONS[name]:
+            return cast(R, _adapter(name).validate_json(message, strict=True))
+        for step in range(version, VERSIONS[name]):
+            fields = UPGRADES[name, step](fields)
+        return cast(R, _adapter(name).validate_json(orjson.dumps(fields), strict=True))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        path = ".".join(str(part) for part in first["loc"]) or name
+        raise Invalid("field", f"{path}: {first['msg']}") from None
+
+
+def _version(name: str, schema: object) -> int:
+    newest = VERSIONS[name]
+    kind, _, number = schema.partition("/") if isinstance(schema, str) else ("", "", "")
+    if kind != name or not number.isascii() or not number.isdecimal():
+        raise Invalid("schema", f"expected {name}/1 to {name}/{newest}, got {schema!r}")
+    if not 1 <= int(number[:9]) <= newest:
+        raise Invalid("schema", f"{schema} is not known here: the newest is {name}/{newest}")
+    return int(number)

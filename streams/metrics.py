@@ -1,0 +1,179 @@
+"""Every metric that a process of this service exposes: names, labels, buckets.
+
+Nothing is registered at import: a process makes one `Metrics` over its own registry and serves it.
+Labels are bounded: stages, models, generators and topics come from the settings, reasons are fixed
+phrases of the code.
+"""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
+AGES = (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3600, 6 * 3600, 24 * 3600, 7 * 24 * 3600)
+SCORES = tuple(step / 20 for step in range(1, 21))
+
+
+class Metrics:
+    """The metrics of one process, on `registry`."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+
+        # Every stage.
+        self.records_in = Counter(
+            "kailin_records_in_total", "Messages a stage took.", ["stage"], registry=registry
+        )
+        self.records_out = Counter(
+            "kailin_records_out_total",
+            "Records a stage wrote and had confirmed.",
+            ["stage"],
+            registry=registry,
+        )
+        self.records_failed = Counter(
+            "kailin_records_failed_total",
+            "Messages that a stage could not use, by reason.",
+            ["stage", "reason"],
+            registry=registry,
+        )
+        self.dead_letters = Counter(
+            "kailin_dead_letters_total",
+            "Dead letters written and confirmed.",
+            ["stage", "reason"],
+            registry=registry,
+        )
+        self.retries = Counter(
+            "kailin_retries_total",
+            "Attempts repeated because a component was away or overloaded.",
+            ["stage", "reason"],
+            registry=registry,
+        )
+        self.in_flight = Gauge(
+            "kailin_in_flight", "Messages being worked on.", ["stage"], registry=registry
+        )
+        self.handler_seconds = Histogram(
+            "kailin_handler_seconds",
+            "Time in a stage's handler for one message, retries included.",
+            ["stage"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.end_to_end_seconds = Histogram(
+            "kailin_end_to_end_seconds",
+            "From a record's arrival to the end of this stage.",
+            ["stage"],
+            buckets=AGES,
+            registry=registry,
+        )
+        self.consumer_lag = Gauge(
+            "kailin_consumer_lag_records",
+            "Messages after the last finished one, of the partitions this worker holds.",
+            ["stage", "topic", "partition"],
+            registry=registry,
+        )
+
+        # Records in.
+        self.ingested = Counter(
+            "kailin_ingested_records_total",
+            "Citations read: published, or failed.",
+            ["outcome"],
+            registry=registry,
+        )
+
+        # Generate.
+        self.model_requests = Counter(
+            "kailin_model_requests_total",
+            "Requests to a model server by outcome (ok, transient, refused).",
+            ["model", "outcome"],
+            registry=registry,
+        )
+        self.model_tokens = Counter(
+            "kailin_model_tokens_total",
+            "Tokens by kind (prompt, completion).",
+            ["model", "kind"],
+            registry=registry,
+        )
+        self.model_seconds = Histogram(
+            "kailin_model_request_seconds",
+            "Time of one request to a model server.",
+            ["model"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.questions_kept = Counter(
+            "kailin_questions_kept_total", "Candidates kept.", ["generator"], registry=registry
+        )
+        self.questions_rejected = Counter(
+            "kailin_questions_rejected_total",
+            "Candidates given up after their last attempt, by reason.",
+            ["generator", "reason"],
+            registry=registry,
+        )
+        self.articles_skipped = Counter(
+            "kailin_articles_not_asked_total",
+            "Articles that no question is asked about, by reason.",
+            ["reason"],
+            registry=registry,
+        )
+
+        # Index.
+        self.index_writes = Counter(
+            "kailin_index_writes_total",
+            "Writes to the index by outcome (put, deleted, stale).",
+            ["outcome"],
+            registry=registry,
+        )
+
+        # Score and prefer.
+        self.alignment_score = Histogram(
+            "kailin_alignment_score",
+            "Alignment of a candidate's context with its record.",
+            ["generator"],
+            buckets=SCORES,
+            registry=registry,
+        )
+        self.unscored = Counter(
+            "kailin_alignments_unscored_total",
+            "Candidates without a score, by reason.",
+            ["generator", "reason"],
+            registry=registry,
+        )
+        self.comparisons = Counter(
+            "kailin_comparisons_total",
+            "Records compared, by outcome (preference, tie, unscorable) and reason.",
+            ["outcome", "reason"],
+            registry=registry,
+        )
+        self.preference_score = Histogram(
+            "kailin_preference_score",
+            "Alignment of the questions of preference records, by side (chosen, rejected).",
+            ["side"],
+            buckets=SCORES,
+            registry=registry,
+        )
+
+        # Append.
+        self.table_rows = Gauge(
+            "kailin_table_rows", "Rows of a table.", ["table"], registry=registry
+        )
+        self.table_version = Gauge(
+            "kailin_table_version", "Newest version of a table.", ["table"], registry=registry
+        )
+        self.rows_appended = Counter(
+            "kailin_rows_appended_total", "Rows committed.", ["table"], registry=registry
+        )
+        self.rows_repeated = Counter(
+            "kailin_rows_repeated_total",
+            "Rows left out because the table holds their id.",
+            ["table"],
+            registry=registry,
+        )
+
+        # The supervisor.
+        self.component_up = Gauge(
+            "kailin_component_up", "1 while a component is ready.", ["component"], registry=registry
+        )
+        self.component_restarts = Counter(
+            "kailin_component_restarts_total",
+            "Times a component was started again after it died.",
+            ["component"],
+            registry=registry,
+        )

@@ -1,0 +1,66 @@
+"""The topics: one table, from which they are created and against which a broker is checked."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from streams.records import (
+    Alignments,
+    Article,
+    Contexts,
+    DeadLetter,
+    Preference,
+    Questions,
+    Record,
+)
+
+DAY = 24 * 3600
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Topic:
+    """One row of the table. `retention` is in seconds, None keeps for ever; sizes in bytes."""
+
+    name: str
+    record: type[Record]
+    key: Callable[[Record], bytes]
+    partitions: int
+    compact: bool = False
+    retention: int | None = None
+    max_message: int = MIB
+
+
+def _pmid(record: Record) -> bytes:
+    if isinstance(record, Article):
+        return b"%d" % record.pmid
+    if isinstance(record, DeadLetter):
+        raise TypeError("a dead letter is not keyed by PMID")
+    return b"%d" % record.source.pmid
+
+
+def _origin(record: Record) -> bytes:
+    if not isinstance(record, DeadLetter):
+        raise TypeError(f"{type(record).__name__} is not a dead letter")
+    return f"{record.topic}/{record.partition}/{record.offset}".encode()
+
+
+ARTICLES = Topic(name="pubmed.articles", record=Article, key=_pmid, partitions=6, compact=True)
+QUESTIONS = Topic(name="questions", record=Questions, key=_pmid, partitions=6, retention=30 * DAY)
+CONTEXTS = Topic(name="contexts", record=Contexts, key=_pmid, partitions=6, retention=30 * DAY)
+ALIGNMENTS = Topic(
+    name="alignments", record=Alignments, key=_pmid, partitions=6, retention=30 * DAY
+)
+PREFERENCES = Topic(
+    name="preferences", record=Preference, key=_pmid, partitions=6, retention=30 * DAY
+)
+# A dead letter holds another topic's message in base64, so it is given room for one.
+DEAD_LETTERS = Topic(
+    name="dead.letters",
+    record=DeadLetter,
+    key=_origin,
+    partitions=1,
+    retention=90 * DAY,
+    max_message=2 * MIB,
+)
+
+TOPICS = (ARTICLES, QUESTIONS, CONTEXTS, ALIGNMENTS, PREFERENCES, DEAD_LETTERS)

@@ -1,0 +1,1 @@
+"""Jobs on what has been appended, and the decisions about them."""
