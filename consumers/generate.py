@@ -1,0 +1,109 @@
+"""Ask every question generator about a record (KAILIN, Algorithm 1, line 3)."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from consumers.ports import Generate, Prompted
+from streams.prompts import question_prompt
+from streams.questions import Limits, extract, rejection
+from streams.records import Article, Candidate, Questions, Role, Source, record_id, seed, text_hash
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generator:
+    """One question generator (θ1, θ2, …): the model behind `ask`, how it is prompted and sampled.
+
+    `attempts` bounds how often a rejected question is asked for again, each time with another seed.
+    """
+
+    name: str
+    model: str
+    revision: str
+    prompt: str
+    temperature: float
+    top_p: float
+    max_tokens: int
+    attempts: int
+    ask: Generate
+
+    @property
+    def version(self) -> str:
+        """What the record's id knows the generator by."""
+        return f"{self.name}={self.model}@{self.revision}+{self.prompt}"
+
+
+def not_asked(article: Article) -> str | None:
+    """Why no question is asked about a record, as a fixed phrase, or None where one is."""
+    if article.corpus:
+        return "corpus"
+    if not article.title.strip():
+        return "no title"
+    if not article.abstract.strip():
+        return "no abstract"
+    return None
+
+
+async def generate(
+    article: Article, *, role: Role, generators: Sequence[Generator], limits: Limits
+) -> Questions:
+    """One candidate from each generator, all asked at once.
+
+    Raises what the port raises; then the record as a whole is tried again, with the same seeds.
+    """
+    source = Source(
+        pmid=article.pmid,
+        version=article.version,
+        text_hash=text_hash(article.title, article.abstract),
+        title=article.title,
+        abstract=article.abstract,
+        mesh=article.descriptors,
+        indexing=article.indexing,
+        arrived=article.arrived,
+    )
+    versions = [generator.version for generator in generators]
+    id = record_id(source.pmid, source.text_hash, role, versions)
+    candidates = await asyncio.gather(
+        *(_candidate(generator, id, source, limits) for generator in generators)
+    )
+    return Questions(id=id, role=role, source=source, candidates=tuple(candidates))
+
+
+async def _candidate(generator: Generator, id: str, source: Source, limits: Limits) -> Candidate:
+    prompt = question_prompt(generator.prompt, title=source.title, abstract=source.abstract)
+    question, reason = "", None
+    attempt = prompt_tokens = completion_tokens = attempt_seed = 0
+    while attempt == 0 or (reason and attempt < generator.attempts):
+        attempt += 1
+        attempt_seed = seed(id, generator.name, attempt)
+        completion = await generator.ask(
+            Prompted(
+                model=generator.model,
+                prompt=prompt,
+                temperature=generator.temperature,
+                top_p=generator.top_p,
+                max_tokens=generator.max_tokens,
+                seed=attempt_seed,
+            )
+        )
+        prompt_tokens += completion.prompt_tokens
+        completion_tokens += completion.completion_tokens
+        question = extract(completion.text)
+        reason = rejection(
+            question, title=source.title, finished=completion.finished, limits=limits
+        )
+    return Candidate(
+        generator=generator.name,
+        model=generator.model,
+        revision=generator.revision,
+        prompt=generator.prompt,
+        temperature=generator.temperature,
+        top_p=generator.top_p,
+        max_tokens=generator.max_tokens,
+        seed=attempt_seed,
+        attempts=attempt,
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        question=None if reason else question,
+        rejected=reason,
+    )

@@ -1,0 +1,148 @@
+"""Messages: what is written is read back, old messages stay readable, bad ones name their fault."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fakes import records as example
+from streams.codec import UPGRADES, VERSIONS, decode, encode
+from streams.errors import Invalid
+from streams.records import Article, DeadLetter, Preference, Questions, Record, type_names
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+
+EXAMPLES: list[Record] = [
+    example.article(),
+    example.questions(candidates=(example.candidate(), example.rejected("theta2"))),
+    example.contexts(),
+    example.alignments(alignments=(example.alignment(), example.unscored("theta2"))),
+    example.preference(),
+    DeadLetter(
+        stage="generate",
+        reason="field",
+        detail="pmid: expected an integer",
+        stack="",
+        topic="pubmed.articles",
+        partition=3,
+        offset=12,
+        key="MTAwMQ==",
+        value="e30=",
+        headers=(("trace", "MQ=="),),
+        at=datetime(2026, 3, 7, tzinfo=UTC),
+    ),
+]
+
+
+@pytest.mark.parametrize("record", EXAMPLES, ids=lambda r: type_names[type(r)])
+def test_a_record_is_read_back_as_it_was_written(record):
+    assert decode(type(record), encode(record)) == record
+
+
+@given(
+    pmid=st.integers(1, 10**9),
+    title=st.text(),
+    arrived=st.datetimes(timezones=st.just(UTC)),
+    corpus=st.booleans(),
+    keywords=st.lists(st.text(), max_size=4).map(tuple),
+    doi=st.none() | st.text(),
+)
+def test_any_article_is_read_back_as_it_was_written(pmid, **fields):
+    article = example.article(pmid, **fields)
+    assert decode(Article, encode(article)) == article
+
+
+@pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.json")), ids=lambda p: p.stem)
+def test_messages_of_every_version_stay_readable(path):
+    """A golden file is a message as it was once written; it is never edited, only added to."""
+    name, _, version = path.stem.rpartition("-")
+    record = next(record for record, known in type_names.items() if known == name)
+    message = path.read_bytes()
+    assert orjson.loads(message)["schema"] == f"{name}/{version}"
+    decoded = decode(record, message)
+    if int(version) == VERSIONS[name]:
+        assert encode(decoded) == message
+
+
+def test_there_is_a_golden_message_of_every_version_of_every_record():
+    assert {path.stem for path in GOLDEN.glob("*.json")} == {
+        f"{name}-{version}" for name, newest in VERSIONS.items() for version in range(1, newest + 1)
+    }
+
+
+def test_a_message_of_an_older_version_is_upgraded_step_by_step(monkeypatch):
+    monkeypatch.setitem(VERSIONS, "article", 3)
+    monkeypatch.setitem(UPGRADES, ("article", 1), lambda f: {**f, "title": f["title"] + " one"})
+    monkeypatch.setitem(UPGRADES, ("article", 2), lambda f: {**f, "title": f["title"] + " two"})
+    message = encode(example.article(title="T")).replace(b"article/3", b"article/1")
+    assert decode(Article, message).title == "T one two"
+
+
+def test_a_field_that_is_not_known_yet_is_passed_over():
+    message = orjson.dumps({**orjson.loads(encode(example.questions())), "added_later": 1})
+    assert decode(Questions, message) == example.questions()
+
+
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [
+        ({"pmid": "1001"}, "pmid"),
+        ({"pmid": 0}, "pmid"),
+        ({"title": None}, "title"),
+        ({"mesh": [{"ui": "D1", "name": "A", "major": "yes"}]}, "mesh.0.major"),
+        ({"arrived": "yesterday"}, "arrived"),
+        ({"sections": "text"}, "sections"),
+    ],
+)
+def test_a_wrong_field_is_named_with_its_path(change, path):
+    message = orjson.dumps({**orjson.loads(encode(example.article())), **change})
+    with pytest.raises(Invalid) as caught:
+        decode(Article, message)
+    assert caught.value.reason == "field"
+    assert caught.value.detail.startswith(f"{path}: ")
+
+
+def test_a_score_out_of_range_is_refused():
+    message = orjson.loads(encode(example.preference()))
+    message["alignments"][1]["score"] = 1.5
+    with pytest.raises(Invalid, match=r"alignments\.1\.score"):
+        decode(Preference, orjson.dumps(message))
+
+
+def test_a_missing_field_is_named():
+    message = orjson.loads(encode(example.article()))
+    del message["title"]
+    with pytest.raises(Invalid, match="title: Field required"):
+        decode(Article, orjson.dumps(message))
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        (b"", "not JSON"),
+        (b"\xff\xfe", "not JSON"),
+        (b"[1, 2]", "not JSON"),
+        (b'{"pmid": NaN}', "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b'{"pmid": 1}', "schema"),
+        (b'{"schema": "questions/1"}', "schema"),
+        (b'{"schema": "article/99"}', "schema"),
+        (b'{"schema": "article/-1"}', "schema"),
+        (b'{"schema": "article/' + b"9" * 5000 + b'"}', "schema"),
+        (b'{"schema": 1}', "schema"),
+        (b'{"schema": "article/1"}', "field"),
+    ],
+)
+def test_what_is_no_message_is_refused_with_its_reason(message, reason):
+    with pytest.raises(Invalid) as caught:
+        decode(Article, message)
+    assert caught.value.reason == reason
+
+
+@given(st.binary())
+def test_bytes_decode_to_a_record_or_are_invalid(message):
+    with pytest.raises(Invalid):
+        decode(Article, message)
