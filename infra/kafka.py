@@ -1,0 +1,218 @@
+"""Kafka as the settings describe it: client arguments, names with the prefix, and a publisher."""
+
+import asyncio
+import logging
+import ssl
+from typing import Any, Self, TypeAlias
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import (
+    KafkaConnectionError,
+    KafkaError,
+    KafkaTimeoutError,
+    MessageSizeTooLargeError,
+)
+
+from infra.settings import Kafka, Settings, SettingsError
+from streams.codec import encode
+from streams.errors import Invalid, Transient
+from streams.records import Record
+from streams.topics import MIB, TOPICS, Topic
+
+# What Kafka adds to one record that makes a batch of its own: 61 bytes for the batch, and lengths,
+# attributes and deltas of at most 28 for the record.
+BATCH_OVERHEAD = 96
+
+
+class BrokerUnreachable(Exception):
+    """No broker answers; the message is one line that names the setting and the likely causes."""
+
+
+Client: TypeAlias = AIOKafkaProducer | AIOKafkaConsumer | AIOKafkaAdminClient
+
+
+def topic_name(settings: Settings, topic: Topic) -> str:
+    """The name of a topic on the broker."""
+    return settings.kafka.prefix + topic.name
+
+
+def group_name(settings: Settings, stage: str) -> str:
+    """The consumer group of a stage."""
+    return f"{settings.kafka.prefix}kailin.{stage}"
+
+
+def client_arguments(settings: Settings) -> dict[str, Any]:
+    """Keyword arguments for every client of aiokafka: address, encryption and authentication.
+
+    Raises `SettingsError` where a certificate or key cannot be used.
+    """
+    kafka = settings.kafka
+    arguments: dict[str, Any] = {
+        "bootstrap_servers": kafka.servers,
+        "security_protocol": kafka.security_protocol,
+    }
+    context = ssl_context(kafka)
+    if context:
+        arguments["ssl_context"] = context
+    if kafka.security_protocol.startswith("SASL"):
+        arguments["sasl_mechanism"] = kafka.sasl_mechanism
+        arguments["sasl_plain_username"] = kafka.username
+        arguments["sasl_plain_password"] = kafka.password.get_secret_value()
+    return arguments
+
+
+def ssl_context(kafka: Kafka) -> ssl.SSLContext | None:
+    """The TLS context of the settings: the system's CAs where no `ca_file` is named.
+
+    None for a protocol without TLS. Raises `SettingsError`.
+    """
+    if not kafka.security_protocol.endswith("SSL"):
+        return None
+    try:
+        context = ssl.create_default_context(cafile=kafka.ca_file)
+    except OSError as error:  # ssl.SSLError is one
+        raise SettingsError(
+            f"kafka.ca_file = '{kafka.ca_file}': expected a PEM file of CA certificates: {error}"
+        ) from None
+    if kafka.key_file and not kafka.cert_file:
+        raise SettingsError(
+            f"kafka.key_file = '{kafka.key_file}': kafka.cert_file must be given too"
+        )
+    if kafka.cert_file:
+        try:
+            # Without a password function OpenSSL would ask for one on the terminal.
+            context.load_cert_chain(kafka.cert_file, kafka.key_file, password=lambda: "")
+        except OSError as error:
+            raise SettingsError(
+                f"kafka.cert_file = '{kafka.cert_file}', kafka.key_file = '{kafka.key_file}': "
+                f"expected a PEM certificate and its key, without a pass phrase: {error}"
+            ) from None
+    return context
+
+
+async def start(client: Client, settings: Settings) -> None:
+    """Start a client of aiokafka; it is stopped again where this raises.
+
+    Raises `BrokerUnreachable`.
+    """
+    # aiokafka raises "Unable to bootstrap" whatever the cause and only logs the cause itself.
+    log = logging.getLogger("aiokafka")
+    causes = _Causes()
+    log.addFilter(causes)
+    stop = client.close if isinstance(client, AIOKafkaAdminClient) else client.stop
+    try:
+        await client.start()
+    except KafkaConnectionError:
+        await stop()
+        raise BrokerUnreachable(_unreachable(settings.kafka, causes.heard)) from None
+    except BaseException:
+        await stop()
+        raise
+    finally:
+        log.removeFilter(causes)
+
+
+class _Causes(logging.Filter):
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard: list[str] = []
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno >= logging.WARNING:
+            self.heard.append(record.getMessage())
+            return False
+        return True
+
+
+def _unreachable(kafka: Kafka, causes: list[str]) -> str:
+    setting, hint = f"kafka.port = {kafka.port}", "is it running (`kailin up`)?"
+    if not kafka.embedded:
+        setting, hint = f"kafka.bootstrap = '{kafka.servers}'", "is it running, the address right?"
+    if kafka.security_protocol != "PLAINTEXT":
+        hint += (
+            " Or a wrong user name or password, an untrusted CA (kafka.ca_file), or a listener"
+            f" that does not speak {kafka.security_protocol}."
+        )
+    cause = "; ".join(dict.fromkeys(" ".join(heard.split()) for heard in causes)) or "no answer"
+    return f"{setting}: no Kafka broker to be reached at {kafka.servers}: {hint} ({cause})"
+
+
+class Publisher:
+    """An idempotent producer of records: each is confirmed by all in-sync replicas.
+
+    Use as an async context manager; entering raises `BrokerUnreachable`.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    async def __aenter__(self) -> Self:
+        self._producer = AIOKafkaProducer(
+            **client_arguments(self._settings),
+            enable_idempotence=True,
+            acks="all",
+            linger_ms=5,
+            # How long a record waits for a broker that is restarting.
+            request_timeout_ms=90_000,
+            max_batch_size=256 * 1024,
+            max_request_size=max(topic.max_message for topic in TOPICS) + MIB,
+        )
+        await start(self._producer, self._settings)
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self._producer.stop()
+
+    async def send(self, topic: Topic, record: Record) -> None:
+        """Publish one record and wait until the broker has it. Raises as `enqueue` does."""
+        await (await self.enqueue(topic, record))
+
+    async def delete(self, topic: Topic, key: bytes) -> None:
+        """Publish a tombstone and wait until the broker has it. Raises `Transient`."""
+        await (await self.enqueue_delete(topic, key))
+
+    async def enqueue(self, topic: Topic, record: Record) -> "asyncio.Future[None]":
+        """Queue one record, after those queued before; the future is done when the broker has it.
+
+        Raises `Invalid` ("too large") at once; the future raises `Transient` when the broker is
+        away, `Invalid` when it takes less, and aiokafka's own error when it refuses otherwise.
+        """
+        key, value = topic.key(record), encode(record)
+        size = len(key) + len(value) + BATCH_OVERHEAD
+        if size > topic.max_message:
+            raise Invalid(
+                "too large",
+                f"{size:,} bytes, and topic {topic_name(self._settings, topic)} takes "
+                f"{topic.max_message:,} at most",
+            )
+        return await self._queue(topic, key, value)
+
+    async def enqueue_delete(self, topic: Topic, key: bytes) -> "asyncio.Future[None]":
+        """Queue a tombstone (a null value) for a key; otherwise as `enqueue`."""
+        return await self._queue(topic, key, None)
+
+    async def _queue(self, topic: Topic, key: bytes, value: bytes | None) -> "asyncio.Future[None]":
+        name = topic_name(self._settings, topic)
+        try:
+            sent = await self._producer.send(name, value, key=key)
+        except KafkaError as error:
+            raise _sorted(error, name) from error
+        return asyncio.ensure_future(_confirmed(sent, name))
+
+
+async def _confirmed(sent: "asyncio.Future[Any]", name: str) -> None:
+    try:
+        await sent
+    except KafkaError as error:
+        raise _sorted(error, name) from error
+
+
+def _sorted(error: KafkaError, name: str) -> Exception:
+    """The verdict that an error of aiokafka amounts to; itself where it is neither of the two."""
+    if isinstance(error, MessageSizeTooLargeError):
+        return Invalid("too large", f"topic {name} of this broker takes less: {error}")
+    if error.retriable or isinstance(error, KafkaTimeoutError):
+        return Transient("broker away", f"topic {name}: {error}")
+    unusable: Exception = error
+    return unusable
