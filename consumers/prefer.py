@@ -1,0 +1,22 @@
+"""prefer: `alignments` → `preferences`, the better question of a record and the worse one."""
+
+from streams.preference import choose
+from streams.records import Alignments, Preference
+
+
+def prefer(alignments: Alignments, margin: float) -> Preference:
+    """The preference, tie or unscorable record that these alignments make.
+
+    `margin`, in [0, 1], is the least difference of two scores that counts.
+    """
+    choice = choose(alignments.alignments, margin)
+    return Preference(
+        id=alignments.id,
+        source=alignments.source,
+        edition=alignments.edition,
+        frequency=alignments.frequency,
+        margin=margin,
+        outcome=choice.outcome,
+        reason=choice.reason,
+        alignments=choice.alignments,
+    )
