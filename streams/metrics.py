@@ -70,14 +70,6 @@ class Metrics:
             registry=registry,
         )
 
-        # Records in.
-        self.ingested = Counter(
-            "kailin_ingested_records_total",
-            "Citations read: published, or failed.",
-            ["outcome"],
-            registry=registry,
-        )
-
         # Generate.
         self.model_requests = Counter(
             "kailin_model_requests_total",

@@ -1,0 +1,53 @@
+# Works from a fresh clone on a machine with Python 3.11, make and git: uv goes to .tools, everything
+# else to .venv, both in this directory.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON := $(shell for python in python3.11 python3 python; do \
+	if $$python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; \
+	then command -v $$python; break; fi; done)
+UV := .tools/bin/uv
+BIN := .venv/bin
+# Newer than what it was made from: the environment is as the lock says.
+SYNCED := .venv/.synced
+WITHOUT_COMPONENTS := not kafka and not elasticsearch and not vllm and not prometheus and not slow
+
+.PHONY: help run test fast check up down
+
+help: ## This list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 14
+
+run: $(SYNCED) ## Real PubMed records through every stage, and a look at what came out
+	$(BIN)/kailin demo
+
+test: check ## Static checks and all tests
+	$(BIN)/pytest
+
+fast: check ## Static checks and the tests that need no component, in a minute
+	$(BIN)/pytest -q -m "$(WITHOUT_COMPONENTS)"
+
+check: $(SYNCED) ## Static checks: style, types, the arrows between the packages
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+up: $(SYNCED) ## Start the service in the background
+	$(BIN)/kailin up --detach
+
+down: $(SYNCED) ## Stop it
+	$(BIN)/kailin down
+
+$(SYNCED): pyproject.toml requirements.lock | $(UV)
+	test -x $(BIN)/python || $(UV) venv --quiet --python $(PYTHON) .venv
+	$(UV) pip sync --python $(BIN)/python --require-hashes requirements.lock
+	$(UV) pip install --python $(BIN)/python --no-deps --no-build-isolation -e .
+	touch $@
+
+$(UV):
+	@test -n "$(PYTHON)" || { echo "Python 3.11 is needed and none was found on PATH as" \
+		"python3.11, python3 or python: install it and run make again." >&2; exit 1; }
+	$(PYTHON) -m venv .tools
+	.tools/bin/pip install --quiet uv

@@ -1,0 +1,96 @@
+"""Prometheus beside the service: the configuration, and a real one that scrapes."""
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import aiohttp
+import pytest
+from prometheus_client import CollectorRegistry, start_http_server
+
+from engines import Engine, free_port
+from infra.prometheus import configuration, prometheus, reachable
+from infra.settings import Settings
+from streams.metrics import Metrics
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(
+        data=tmp_path,
+        ports={"supervisor": free_port(), "score": free_port()},
+        prometheus={"port": free_port(), "retention_days": 7},
+    )
+
+
+@pytest.fixture
+def binary() -> str:
+    found = shutil.which("prometheus")
+    if found is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("no prometheus on PATH")
+    return str(found)
+
+
+def test_every_process_is_scraped(settings: Settings) -> None:
+    (job,) = configuration(settings)["scrape_configs"]
+    targets = {one["labels"]["process"]: one["targets"] for one in job["static_configs"]}
+    assert set(targets) == {"supervisor", *settings.ports.stages}
+    assert targets["score"] == [f"127.0.0.1:{settings.ports.score}"]
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [("0.0.0.0", "127.0.0.1"), ("::", "127.0.0.1"), ("10.0.0.7", "10.0.0.7")],  # noqa: S104
+)
+def test_what_listens_everywhere_is_reached_on_loopback(host: str, address: str) -> None:
+    assert reachable(host) == address
+
+
+def test_without_the_binary_there_is_no_component(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert prometheus(settings) is None
+
+
+@pytest.mark.prometheus
+def test_a_real_one_accepts_the_configuration_and_its_rules(
+    settings: Settings, binary: str
+) -> None:
+    prometheus(settings)
+    config = settings.data / "prometheus" / "prometheus.yml"
+    checked = subprocess.run(
+        ["promtool", "check", "config", config], capture_output=True, text=True
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+@pytest.mark.prometheus
+async def test_a_real_one_scrapes_and_listens_on_loopback(settings: Settings, binary: str) -> None:
+    metrics = Metrics(CollectorRegistry())
+    metrics.records_in.labels("score").inc(11)
+    server, thread = start_http_server(settings.ports.score, "127.0.0.1", metrics.registry)
+    component = prometheus(settings)
+    assert component
+    assert f"--web.listen-address=127.0.0.1:{settings.prometheus.port}" in component.command
+    assert "--storage.tsdb.retention.time=7d" in component.command
+    engine = Engine(component)
+    try:
+        await asyncio.to_thread(engine.start)
+        url = f"http://127.0.0.1:{settings.prometheus.port}/api/v1/query"
+        query = {"query": 'kailin_records_in_total{process="score"}'}
+        async with asyncio.timeout(30), aiohttp.ClientSession() as session:
+            result: list[dict[str, list[str]]] = []
+            while not result:
+                await asyncio.sleep(0.5)
+                async with session.get(url, params=query) as answer:
+                    result = json.loads(await answer.text())["data"]["result"]
+        assert result[0]["value"][1] == "11"
+    finally:
+        await asyncio.to_thread(engine.kill)
+        server.shutdown()
+        server.server_close()
+        thread.join()

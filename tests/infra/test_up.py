@@ -1,0 +1,181 @@
+"""What `kailin up` starts, and the service on a real broker from the command line."""
+
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from rich.console import Console
+
+from engines import free_port
+from infra import run_state
+from infra.run_state import wait_until_free
+from infra.settings import Settings, load
+from infra.supervisor import StartFailed
+from infra.up import component_names, plan, up, worker
+
+STAGES = ("index", "generate", "retrieve", "score", "prefer", "append")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """Settings on free ports, with all engines embedded."""
+    ports = "".join(f"{name} = {free_port()}\n" for name in ("supervisor", *STAGES))
+    path = tmp_path / "kailin.toml"
+    path.write_text(
+        f'data = "{tmp_path}/data"\n'
+        f"[kafka]\nport = {free_port()}\ncontroller_port = {free_port()}\n"
+        f"[elasticsearch]\nport = {free_port()}\ntransport_port = {free_port()}\n"
+        f"[servers.local]\nport = {free_port()}\n[prometheus]\nport = {free_port()}\n"
+        f"[ports]\n{ports}"
+    )
+    return path
+
+
+def kailin(config: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "infra.cli", "--config", str(config), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env={**os.environ, **environment},
+    )
+
+
+def descendants_using(data: Path) -> list[psutil.Process]:
+    """Processes that have the data directory in their command line."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if str(data) in " ".join(process.cmdline()):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def test_everything_is_embedded_by_default() -> None:
+    engines = ("kafka", "elasticsearch", "vllm-local")
+    assert component_names(Settings()) == (*engines, *STAGES, "prometheus")
+
+
+def test_what_is_elsewhere_is_not_started() -> None:
+    settings = Settings(
+        kafka={"bootstrap": "broker:9092"},
+        elasticsearch={"url": "https://search:9200"},
+        servers={"local": {"url": "http://model/v1"}},
+    )
+    assert component_names(settings) == (*STAGES, "prometheus")
+
+
+def test_a_server_that_no_generator_uses_is_not_started() -> None:
+    settings = Settings(servers={"local": {}, "spare": {"port": 28001}})
+    assert "vllm-spare" not in component_names(settings)
+
+
+def test_only_the_chosen_stages_are_planned(tmp_path: Path) -> None:
+    settings = Settings(data=tmp_path)
+    engines, workers, watchers = plan(settings, None, ("score", "prefer"), Console(quiet=True))
+    assert engines.components == watchers.components == ()
+    assert engines.then is not None
+    assert [part.name for part in workers.components] == ["score", "prefer"]
+    assert 3 in workers.final
+
+
+def test_a_worker_runs_with_the_same_settings_file(tmp_path: Path) -> None:
+    component = worker("score", Settings(data=tmp_path), Path("some.toml"))
+    assert component.command[-4:] == ("--config", str(Path("some.toml").resolve()), "run", "score")
+
+
+def test_a_taken_port_is_named_with_its_setting_before_anything_starts(config: Path) -> None:
+    settings = load(config)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", settings.ports.score))
+        other.listen()
+        with pytest.raises(StartFailed, match=rf"ports\.score = {settings.ports.score}: taken"):
+            up(settings, config, ("score",), Console(file=io.StringIO()))
+    assert not (settings.data / "logs").exists()
+
+
+def test_a_broker_that_is_not_there_fails_the_start_with_one_line(config: Path) -> None:
+    nowhere = f"127.0.0.1:{free_port()}"
+    done = kailin(config, "up", "--only", "prefer", KAILIN_KAFKA__BOOTSTRAP=nowhere)
+    assert done.returncode == 1
+    assert nowhere in done.stderr
+    assert "Traceback" not in done.stderr
+    assert wait_until_free(load(config).data, 0)
+
+
+def test_an_unknown_component_is_wrong_usage(config: Path) -> None:
+    done = kailin(config, "up", "--only", "kafak")
+    assert done.returncode == 2
+    assert done.stderr.startswith("--only kafak: expected one of kafka, elasticsearch, vllm-local")
+
+
+def test_down_with_nothing_running_is_done(config: Path) -> None:
+    done = kailin(config, "down")
+    assert (done.returncode, "nothing runs" in done.stdout) == (0, True)
+
+
+@pytest.mark.kafka
+def test_up_status_and_down_on_a_real_broker(config: Path) -> None:
+    started = kailin(config, "up", "--detach", "--only", "kafka")
+    assert started.returncode == 0, started.stderr
+    try:
+        assert "kafka          ready" in started.stdout
+        status = kailin(config, "status", "--json")
+        assert status.returncode == 0
+        kafka = json.loads(status.stdout)["run"]["components"]["kafka"]
+        assert "kafka.Kafka" in psutil.Process(kafka["pid"]).cmdline()
+        second = kailin(config, "up")
+        assert second.returncode == 1
+        assert len(second.stderr.strip().splitlines()) == 1
+        assert "already runs" in second.stderr
+    finally:
+        down = kailin(config, "down")
+    assert down.returncode == 0
+    assert descendants_using(load(config).data) == []
+    assert kailin(config, "status").returncode == 1
+
+
+HELD = """
+import sys, time
+from pathlib import Path
+from rich.console import Console
+from infra.settings import load
+from infra.up import service
+path = Path(sys.argv[1])
+with service(load(path), path, Console(), only=("kafka",)):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_service_for_a_while_ends_with_its_program(config: Path, number: signal.Signals) -> None:
+    data = load(config).data
+    program = subprocess.Popen(
+        [sys.executable, "-c", HELD, str(config)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert program.stdout
+    assert any(line == "held\n" for line in program.stdout)
+    state = run_state.load(data)
+    assert state
+    assert state.components["kafka"].state == "ready"
+    program.send_signal(number)
+    program.wait(90)
+    deadline = time.monotonic() + 60
+    while descendants_using(data) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert descendants_using(data) == []

@@ -1,0 +1,64 @@
+"""The table of topics agrees with the records and with itself."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from fakes import records as example
+from streams.records import DeadLetter, type_names
+from streams.topics import (
+    ALIGNMENTS,
+    ARTICLES,
+    CONTEXTS,
+    DEAD_LETTERS,
+    PREFERENCES,
+    QUESTIONS,
+    TOPICS,
+)
+
+
+def test_every_record_has_its_topic_and_every_topic_its_own_name():
+    assert {topic.record for topic in TOPICS} == set(type_names)
+    assert len({topic.name for topic in TOPICS}) == len(TOPICS)
+
+
+@pytest.mark.parametrize(
+    ("topic", "record"),
+    [
+        (ARTICLES, example.article(42)),
+        (QUESTIONS, example.questions(42)),
+        (CONTEXTS, example.contexts(42)),
+        (ALIGNMENTS, example.alignments(42)),
+        (PREFERENCES, example.preference(42)),
+    ],
+)
+def test_a_record_is_keyed_by_its_pmid_from_first_to_last(topic, record):
+    assert topic.key(record) == b"42"
+    assert topic.partitions == ARTICLES.partitions
+
+
+def test_a_dead_letter_is_keyed_by_where_it_came_from():
+    letter = DeadLetter(
+        stage="score",
+        reason="field",
+        detail="",
+        stack="",
+        topic="contexts",
+        partition=2,
+        offset=40,
+        key=None,
+        value=None,
+        headers=(),
+        at=datetime(2026, 1, 1, tzinfo=UTC),
+    )
+    assert DEAD_LETTERS.key(letter) == b"contexts/2/40"
+
+
+def test_articles_are_kept_for_ever_and_compacted():
+    assert ARTICLES.compact
+    assert ARTICLES.retention is None
+
+
+def test_a_dead_letter_has_room_for_any_message_in_base64():
+    largest = max(topic.max_message for topic in TOPICS if topic is not DEAD_LETTERS)
+    assert DEAD_LETTERS.max_message > largest * 4 / 3 * 1.2
