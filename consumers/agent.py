@@ -1,0 +1,382 @@
+"""Runs one stage over its topic so that no record is lost, whatever dies on the way.
+
+The worker is a faust app with one agent. Four things that faust 0.15.3 does would lose records: an
+exception out of an agent acks the event it came from, an event skipped in a rebalance is acked,
+commits go past an offset that is not finished, and `await topic.send()` does not wait for the
+broker. So faust's own acks are off, each message is a task that ends when the broker has what it
+made, and `consumers.acks` counts what is committed. A message may be worked on twice, never not.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+import faust
+from aiokafka.errors import KafkaError
+
+from consumers.acks import Acks
+from consumers.dead_letters import DeadLetterLimit, dead_letter
+from consumers.delivery import Delivery
+from consumers.stage import (
+    DONE,
+    FAILED,
+    TOO_MANY_DEAD_LETTERS,
+    Kafka,
+    Message,
+    Policy,
+    Stage,
+    TooManyDeadLetters,
+)
+from streams.codec import decode
+from streams.errors import Invalid, Transient
+from streams.metrics import Metrics
+from streams.records import Article, DeadLetter, Record
+from streams.topics import DEAD_LETTERS, TOPICS, Topic
+
+COMMIT_EVERY = 1.0
+# How long a worker that is told to stop waits for what it has begun.
+GRACE = 5.0
+# Messages that are not acked, because they or one before them are not finished, are done again if
+# the worker dies: at most this many times the window.
+HELD = 8
+
+log = logging.getLogger(__name__)
+
+
+async def run(
+    stage: Stage[Any],
+    *,
+    kafka: Kafka,
+    policy: Policy,
+    metrics: Metrics,
+    scratch: Path,
+    stop: asyncio.Event,
+) -> int:
+    """Work until `stop` is set, and return the exit status of the process.
+
+    0: told to stop; 1: a fault, the message is not committed; 3: too many dead letters. faust
+    makes its empty directories under `scratch`.
+    """
+    app = _app(kafka, policy, scratch / stage.name)
+    worker = _Worker(app, stage, kafka.topic_name, policy, metrics)
+    source = app.topic(kafka.topic_name(stage.source), key_type=bytes, value_type=bytes, acks=False)
+    app.agent(source, name=stage.name)(worker.take)
+    app.on_partitions_revoked.connect(worker.revoked)
+    stopped = asyncio.create_task(stop.wait())
+    started = asyncio.create_task(app.start())
+    crashed = asyncio.create_task(app._crashed.wait())
+    background = asyncio.create_task(worker.commit_now_and_then())
+    try:
+        await asyncio.wait({started, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if started.done() and (error := started.exception()):
+            log.error("%s: cannot start: %s", stage.name, error)
+            return FAILED
+        log.info("%s: working", stage.name)
+        ends: set[asyncio.Future[Any]] = {stopped, crashed, background, worker.failure}
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        await worker.wind_down()
+        return _status(stage, app, worker, background)
+    finally:
+        for task in (stopped, started, crashed, background):
+            task.cancel()
+        await _stop(app)
+
+
+def _status(
+    stage: Stage[Any], app: faust.App, worker: "_Worker", background: asyncio.Task[None]
+) -> int:
+    if worker.failure.done():
+        error = worker.failure.exception()
+        if isinstance(error, TooManyDeadLetters):
+            log.error("%s: stopped: %s", stage.name, error)
+            return TOO_MANY_DEAD_LETTERS
+        log.error("%s: stopped by a fault of its own", stage.name, exc_info=error)
+        return FAILED
+    if app.crash_reason or background.done():
+        error = app.crash_reason or background.exception()
+        log.error("%s: stopped: the connection to Kafka failed: %r", stage.name, error)
+        return FAILED
+    return DONE
+
+
+async def _stop(app: faust.App) -> None:
+    # With the broker away, aiokafka ends faust's consumer thread by cancelling it, and faust waits
+    # for that thread for ever.
+    report = threading.excepthook
+    threading.excepthook = lambda of: None if of.exc_type is asyncio.CancelledError else report(of)
+    try:
+        await asyncio.wait_for(app.stop(), GRACE)
+    except (TimeoutError, KafkaError) as error:
+        log.warning("left the consumer group without a goodbye: %r", error)
+    finally:
+        threading.excepthook = report
+
+
+def _app(kafka: Kafka, policy: Policy, scratch: Path) -> faust.App:
+    scratch.mkdir(parents=True, exist_ok=True)
+    largest = max(topic.max_message for topic in TOPICS)
+    return faust.App(
+        kafka.group,
+        version=1,
+        id_format="{id}",
+        broker=[f"kafka://{server}" for server in kafka.client["bootstrap_servers"].split(",")],
+        broker_credentials=_credentials(kafka.client),
+        # A worker that dies is replaced after this long; heartbeats have a thread of their own.
+        broker_session_timeout=10.0,
+        broker_heartbeat_interval=2.0,
+        # A worker that waits for its model holds its partitions, for days if need be.
+        broker_max_poll_interval=7 * 24 * 3600.0,
+        broker_max_poll_records=500,
+        consumer_auto_offset_reset="earliest",
+        consumer_max_fetch_size=largest,
+        producer_acks=-1,
+        # Records gather into batches while the one before is on its way.
+        producer_linger=0.0,
+        producer_max_batch_size=256 << 10,
+        producer_max_request_size=2 * largest,
+        producer_request_timeout=30.0,
+        key_serializer="raw",
+        value_serializer="raw",
+        # Messages fetched and not begun. When it is full faust stops fetching, and looks again
+        # after a second: so it has to last for longer than that.
+        stream_buffer_maxsize=4096,
+        stream_wait_empty=False,
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        web_enabled=False,
+        autodiscover=False,
+        datadir=str(scratch),
+        store="memory://",
+    )
+
+
+def _credentials(client: Mapping[str, Any]) -> faust.types.auth.CredentialsT | None:
+    protocol, context = client["security_protocol"], client.get("ssl_context")
+    if protocol.startswith("SASL"):
+        return faust.SASLCredentials(
+            username=client["sasl_plain_username"],
+            password=client["sasl_plain_password"],
+            mechanism=client["sasl_mechanism"],
+            ssl_context=context,
+        )
+    return faust.SSLCredentials(context) if protocol == "SSL" else None
+
+
+class _Worker:
+    """The messages of one stage that are in hand."""
+
+    def __init__(
+        self,
+        app: faust.App,
+        stage: Stage[Any],
+        topic_name: Callable[[Topic], str],
+        policy: Policy,
+        metrics: Metrics,
+    ) -> None:
+        self.app = app
+        self.stage = stage
+        self.topic_name = topic_name
+        self.policy = policy
+        self.metrics = metrics
+        self.acks = Acks()
+        self.tasks: set[asyncio.Task[None]] = set()
+        # Those whose handler is not done; the others wait for the broker, which takes no slot.
+        self.handling: set[asyncio.Task[Any]] = set()
+        self.moved = asyncio.Event()
+        self.limit = DeadLetterLimit(policy.dead_letter_limit, policy.dead_letter_window)
+        self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.ending = False
+        self.lagging: set[int] = set()
+        producer: Any = app.producer
+        self.deliver = Delivery(producer._ensure_producer, topic_name, policy, self._again)
+
+    async def take(self, stream: faust.StreamT[Any]) -> None:
+        """The agent: begins a task for each message, at most `window` at once."""
+        async for event in cast(faust.Stream[Any], stream).noack().events():
+            if self.ending:
+                continue
+            # Nothing is awaited between faust's own check that the message belongs to the present
+            # assignment and here.
+            self._begin(event.message)
+            while self.tasks and (
+                len(self.handling) >= self.policy.window
+                or self.acks.held >= self.policy.window * HELD
+            ):
+                self.moved.clear()
+                await self.moved.wait()
+
+    def _begin(self, message: Any) -> None:
+        acks = self.acks
+        try:
+            acks.take(message.partition, message.offset)
+        except ValueError as error:
+            self._fail(error)
+            return
+        task = asyncio.create_task(self._work(message))
+        self.tasks.add(task)
+        self.handling.add(task)
+        self.metrics.records_in.labels(self.stage.name).inc()
+        self.metrics.in_flight.labels(self.stage.name).set(len(self.tasks))
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self.tasks.discard(task)
+            self.handling.discard(task)
+            self.metrics.in_flight.labels(self.stage.name).set(len(self.tasks))
+            self.moved.set()
+            if task.cancelled():
+                return
+            if error := task.exception():
+                where = f"{message.topic} partition {message.partition} offset {message.offset}"
+                error.add_note(f"{where} is not committed")
+                self._fail(error)
+            else:
+                acks.finish(message.partition, message.offset)
+
+        task.add_done_callback(ended)
+
+    def _fail(self, error: BaseException) -> None:
+        if not self.failure.done():
+            self.failure.set_exception(error)
+        self.ending = True
+
+    async def _work(self, message: Any) -> None:
+        try:
+            if message.value is None and not self.stage.tombstones:
+                return
+            await self._process(message)
+        except Invalid as error:
+            self.metrics.records_failed.labels(self.stage.name, error.reason).inc()
+            await self._set_aside(message, error)
+
+    async def _process(self, message: Any) -> None:
+        stage = self.stage
+        record = None if message.value is None else decode(stage.source.record, message.value)
+        taken: Message[Any] = Message(
+            record, message.key, message.topic, message.partition, message.offset
+        )
+        with self.metrics.handler_seconds.labels(stage.name).time():
+            outputs = await self._handle(taken)
+        self.handling.discard(cast(asyncio.Task[Any], asyncio.current_task()))
+        self.moved.set()
+        if stage.sink and outputs:
+            if len(outputs) == 1:
+                await self.deliver(stage.sink, outputs[0])
+            else:
+                await asyncio.gather(*(self.deliver(stage.sink, output) for output in outputs))
+            self.metrics.records_out.labels(stage.name).inc(len(outputs))
+        if record is not None and not isinstance(record, DeadLetter):
+            arrived = record.arrived if isinstance(record, Article) else record.source.arrived
+            age = (
+                datetime.now(UTC) - arrived.replace(tzinfo=arrived.tzinfo or UTC)
+            ).total_seconds()
+            self.metrics.end_to_end_seconds.labels(stage.name).observe(max(age, 0.0))
+        if stage.observe:
+            stage.observe(taken, outputs)
+
+    async def _handle(self, taken: Message[Any]) -> Sequence[Record]:
+        for pause in self.policy.pauses():
+            try:
+                return await self.stage.handle(taken)
+            except Transient as error:
+                await self._again(error.reason, pause, str(error))
+        raise AssertionError("pauses never end")
+
+    async def _again(self, reason: str, pause: float, detail: str) -> None:
+        self.metrics.retries.labels(self.stage.name, reason).inc()
+        log.warning("%s: again in %.1f s: %s", self.stage.name, pause, detail)
+        await asyncio.sleep(pause)
+
+    async def _set_aside(self, message: Any, error: Invalid) -> None:
+        """Write the dead letter of a message; it may be acked when this returns."""
+        if not self.limit.admit(time.monotonic()):
+            raise TooManyDeadLetters(
+                f"more than {self.policy.dead_letter_limit} dead letters in "
+                f"{self.policy.dead_letter_window:g} s, the next for {error}; "
+                f"{message.topic} partition {message.partition} offset {message.offset} "
+                "is not committed. Mend the cause and start the stage again."
+            )
+        letter = dead_letter(
+            error,
+            stage=self.stage.name,
+            topic=message.topic,
+            partition=message.partition,
+            offset=message.offset,
+            key=message.key,
+            value=message.value,
+            headers=message.headers or (),
+            at=datetime.now(UTC),
+        )
+        await self.deliver(DEAD_LETTERS, letter)
+        self.metrics.dead_letters.labels(self.stage.name, error.reason).inc()
+        log.warning(
+            "%s: dead letter for %s partition %d offset %d: %s",
+            *(self.stage.name, message.topic, message.partition, message.offset, error),
+        )
+
+    async def commit_now_and_then(self) -> None:
+        """Commit what is acked, and measure the lag, every second."""
+        while True:
+            await asyncio.sleep(COMMIT_EVERY)
+            await self.commit()
+            self._measure_lag()
+
+    async def commit(self) -> None:
+        """Commit the offsets that are acked, if there are new ones."""
+        acks, ready = self.acks, self.acks.ready()
+        if not ready:
+            return
+        consumer: Any = self.app.consumer
+        topic = self.topic_name(self.stage.source)
+        offsets = {faust.types.TP(topic, partition): offset for partition, offset in ready.items()}
+        # False: the group rebalances, and whoever holds the partitions next works on from the last
+        # commit.
+        if await consumer._commit(offsets):
+            acks.committed(ready)
+
+    def _measure_lag(self) -> None:
+        consumer: Any = self.app.consumer
+        client = consumer._thread._consumer
+        assigned = {tp.partition: tp for tp in client.assignment()} if client else {}
+        topic, gauge = self.topic_name(self.stage.source), self.metrics.consumer_lag
+        for gone in self.lagging - assigned.keys():
+            gauge.remove(self.stage.name, topic, str(gone))
+        self.lagging &= assigned.keys()
+        for partition, tp in assigned.items():
+            end, position = client.highwater(tp), self.acks.next(partition)
+            if position is None:
+                # Nothing was taken yet: the last commit is where reading began.
+                position = consumer._committed_offset.get(tp) or 0
+            if end is not None:
+                gauge.labels(self.stage.name, topic, str(partition)).set(max(0, end - position))
+                self.lagging.add(partition)
+
+    async def revoked(self, *_: Any, **__: Any) -> None:
+        """A rebalance takes the partitions: what is in hand is left to whoever gets them next."""
+        await self._abandon()
+        try:
+            await asyncio.wait_for(self.commit(), GRACE)
+        except TimeoutError:
+            log.warning("%s: the last acks before a rebalance are not committed", self.stage.name)
+        self.acks = Acks()
+
+    async def wind_down(self) -> None:
+        """Take nothing more, give what is in hand a few seconds, and commit."""
+        self.ending = True
+        if self.tasks:
+            await asyncio.wait(self.tasks, timeout=GRACE)
+        await self._abandon()
+        try:
+            await asyncio.wait_for(self.commit(), GRACE)
+        except (TimeoutError, KafkaError) as error:
+            log.warning("%s: the last acks are not committed: %r", self.stage.name, error)
+
+    async def _abandon(self) -> None:
+        tasks = list(self.tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

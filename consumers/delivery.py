@@ -1,0 +1,79 @@
+"""Sends records so that they are there when the sender goes on: confirmed by the broker."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError
+from aiokafka.partitioner import DefaultPartitioner
+
+from consumers.stage import Policy
+from streams.codec import encode
+from streams.errors import Invalid
+from streams.records import Record
+from streams.topics import Topic
+
+# What Kafka adds to one record that makes a batch of its own: 61 bytes for the batch, and lengths,
+# attributes and deltas of at most 28 for the record.
+BATCH_OVERHEAD = 96
+
+
+class Delivery:
+    """Delivers through the producer that `producer` returns.
+
+    While the broker is away, `again` is awaited between attempts, with a reason, the pause in
+    seconds that is due, and details.
+    """
+
+    def __init__(
+        self,
+        producer: Callable[[], AIOKafkaProducer],
+        topic_name: Callable[[Topic], str],
+        policy: Policy,
+        again: Callable[[str, float, str], Awaitable[None]],
+    ) -> None:
+        self._producer = producer
+        self._topic_name = topic_name
+        self._policy = policy
+        self._again = again
+
+    async def __call__(self, topic: Topic, record: Record) -> None:
+        """Send a record and wait until the broker has it, however long the broker is away.
+
+        Raises `Invalid` ("too large"), and aiokafka's own error where waiting would not help.
+        """
+        name, key, value = self._topic_name(topic), topic.key(record), encode(record)
+        size = len(key) + len(value) + BATCH_OVERHEAD
+        if size > topic.max_message:
+            raise Invalid(
+                "too large", f"{size:,} bytes, and {name} takes {topic.max_message:,} at most"
+            )
+        send = self._send
+        for pause in self._policy.pauses():
+            try:
+                # The first wait is for a place in a batch, the second for the broker's answer.
+                await (await send(name, key, value))
+                return
+            except MessageSizeTooLargeError as error:
+                # The broker refuses a batch as a whole: which record is to blame shows when each
+                # is sent in a batch of its own.
+                if send == self._send_alone:
+                    raise Invalid("too large", f"{size:,} bytes for {name}: {error}") from error
+                send = self._send_alone
+            except KafkaError as error:
+                if not (error.retriable or isinstance(error, KafkaTimeoutError)):
+                    raise
+                await self._again("broker away", pause, f"{name}: {error!r}")
+
+    async def _send(self, topic: str, key: bytes, value: bytes) -> Awaitable[Any]:
+        sent: Awaitable[Any] = await self._producer().send(topic, value, key=key)
+        return sent
+
+    async def _send_alone(self, topic: str, key: bytes, value: bytes) -> Awaitable[Any]:
+        producer = self._producer()
+        batch = producer.create_batch()
+        batch.append(key=key, value=value, timestamp=None)
+        partitions = sorted(await producer.partitions_for(topic))
+        partition = DefaultPartitioner()(key, partitions, partitions)
+        sent: Awaitable[Any] = await producer.send_batch(batch, topic, partition=partition)
+        return sent

@@ -1,0 +1,506 @@
+"""The worker on a real broker: what it commits, sets aside, tries again and stops for."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from prometheus_client import CollectorRegistry
+
+from consumers import agent
+from consumers.stage import Kafka, Message, Policy, Stage
+from engines import KafkaEngine, free_port
+from fakes import records
+from infra.kafka import topic_name
+from infra.settings import Settings
+from infra.topic_admin import create_topics
+from streams.codec import decode, encode
+from streams.errors import Invalid, Transient
+from streams.metrics import Metrics
+from streams.records import Article, Questions, Record
+from streams.topics import ARTICLES, DEAD_LETTERS, QUESTIONS, Topic
+
+pytestmark = pytest.mark.kafka
+
+QUICK = Policy(window=16, retry_first=0.05, retry_longest=0.2)
+
+
+async def as_questions(message: Message[Article]) -> list[Record]:
+    return [records.questions(message.record.pmid)]
+
+
+@dataclass
+class Bench:
+    """One stage between `pubmed.articles` and `questions`, on topics of its own."""
+
+    kafka: KafkaEngine
+    settings: Settings
+    scratch: Path
+    metrics: Metrics = field(default_factory=lambda: Metrics(CollectorRegistry()))
+
+    def stage(self, handle: Callable[..., Awaitable[Any]], **changes: Any) -> Stage[Article]:
+        return Stage(
+            name="generate", **{"source": ARTICLES, "sink": QUESTIONS, "handle": handle, **changes}
+        )
+
+    @asynccontextmanager
+    async def running(
+        self, stage: Stage[Any], policy: Policy = QUICK
+    ) -> AsyncIterator["asyncio.Task[int]"]:
+        stop = asyncio.Event()
+        task = asyncio.create_task(
+            agent.run(
+                stage,
+                kafka=Kafka(
+                    client={
+                        "bootstrap_servers": self.kafka.bootstrap,
+                        "security_protocol": "PLAINTEXT",
+                    },
+                    group=self.settings.kafka.prefix + "group",
+                    topic_name=lambda topic: topic_name(self.settings, topic),
+                ),
+                policy=policy,
+                metrics=self.metrics,
+                scratch=self.scratch,
+                stop=stop,
+            )
+        )
+        try:
+            yield task
+        finally:
+            stop.set()
+            await task
+
+    async def publish(
+        self,
+        *messages: bytes | Record | None,
+        partition: int | None = 0,
+        key: bytes = b"7",
+        **more: Any,
+    ) -> None:
+        producer = AIOKafkaProducer(
+            bootstrap_servers=self.kafka.bootstrap, max_request_size=8 << 20
+        )
+        async with producer:
+            name = topic_name(self.settings, ARTICLES)
+            for message in messages:
+                value = (
+                    message if isinstance(message, bytes) or message is None else encode(message)
+                )
+                await producer.send(name, value, key=key, partition=partition, **more)
+            await producer.flush()
+
+    async def read(self, topic: Topic, count: int) -> list[Any]:
+        """The first `count` records of a topic, and any more that are there."""
+        return await self._read(topic, lambda found: len(found) >= count)
+
+    async def asked_about(self, *pmids: int) -> list[Questions]:
+        """All questions there are, once there are some about each of these."""
+        return await self._read(
+            QUESTIONS, lambda found: {made.source.pmid for made in found} >= set(pmids)
+        )
+
+    async def _read(self, topic: Topic, enough: Callable[[list[Any]], bool]) -> list[Any]:
+        consumer = AIOKafkaConsumer(
+            topic_name(self.settings, topic),
+            bootstrap_servers=self.kafka.bootstrap,
+            auto_offset_reset="earliest",
+            fetch_max_wait_ms=50,
+            max_partition_fetch_bytes=4 << 20,
+        )
+        found: list[Any] = []
+        complete = False
+        async with consumer, asyncio.timeout(60):
+            while not complete:
+                complete = enough(found)
+                for messages in (await consumer.getmany(timeout_ms=200)).values():
+                    found += [decode(topic.record, message.value) for message in messages]
+        return found
+
+    async def committed(self, partition: int = 0) -> int | None:
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=self.kafka.bootstrap, group_id=self.settings.kafka.prefix + "group"
+        )
+        async with consumer:
+            return await consumer.committed(
+                TopicPartition(topic_name(self.settings, ARTICLES), partition)
+            )
+
+    def count(self, name: str, **labels: str) -> float:
+        return self.metrics.registry.get_sample_value(name, {"stage": "generate", **labels}) or 0.0
+
+
+@pytest.fixture
+async def bench(kafka_broker: KafkaEngine, tmp_path: Path) -> Bench:
+    settings = Settings(
+        kafka={"bootstrap": kafka_broker.bootstrap, "prefix": f"{uuid.uuid4().hex}."}
+    )
+    await create_topics(settings)
+    return Bench(kafka_broker, settings, tmp_path)
+
+
+async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+async def test_every_record_goes_through_the_handler_and_is_committed(bench: Bench):
+    await bench.publish(*(records.article(n) for n in range(1, 101)))
+    async with bench.running(bench.stage(as_questions)) as worker:
+        made = await bench.read(QUESTIONS, 100)
+    assert sorted(q.source.pmid for q in made) == list(range(1, 101))
+    assert worker.result() == agent.DONE
+    assert await bench.committed() == 100
+    assert bench.count("kailin_records_in_total") == 100
+    assert bench.count("kailin_records_out_total") == 100
+    assert bench.count("kailin_end_to_end_seconds_count") == 100
+
+
+async def test_an_arrival_without_a_time_zone_is_taken_as_utc(bench: Bench):
+    await bench.publish(records.article(1, arrived=datetime.now(UTC).replace(tzinfo=None)))
+    async with bench.running(bench.stage(as_questions)):
+        await bench.asked_about(1)
+        await until(lambda: bench.count("kailin_end_to_end_seconds_count") == 1)
+    assert bench.count("kailin_end_to_end_seconds_sum") < 60
+
+
+async def test_a_restarted_worker_begins_after_the_last_commit(bench: Bench):
+    await bench.publish(records.article(1), records.article(2))
+    async with bench.running(bench.stage(as_questions)):
+        await bench.read(QUESTIONS, 2)
+    await bench.publish(records.article(3))
+    async with bench.running(bench.stage(as_questions)):
+        made = await bench.read(QUESTIONS, 3)
+    assert sorted(q.source.pmid for q in made) == [1, 2, 3]
+
+
+async def test_nothing_is_committed_past_a_message_that_is_not_finished(bench: Bench):
+    gate = asyncio.Event()
+
+    async def first_waits(message: Message[Article]) -> list[Record]:
+        if message.offset == 0:
+            await gate.wait()
+        return await as_questions(message)
+
+    await bench.publish(*(records.article(n) for n in range(1, 6)))
+    async with bench.running(bench.stage(first_waits)):
+        assert len(await bench.read(QUESTIONS, 4)) == 4
+        await asyncio.sleep(2 * agent.COMMIT_EVERY)
+        assert await bench.committed() is None
+        gate.set()
+        await bench.read(QUESTIONS, 5)
+    assert await bench.committed() == 5
+
+
+async def test_a_transient_error_is_tried_again_until_it_passes(bench: Bench):
+    attempts = 0
+
+    async def third_time_lucky(message: Message[Article]) -> list[Record]:
+        nonlocal attempts
+        attempts += 1
+        if attempts < 3:
+            raise Transient("model away", "connection refused")
+        return await as_questions(message)
+
+    await bench.publish(records.article(1))
+    async with bench.running(bench.stage(third_time_lucky)):
+        assert len(await bench.read(QUESTIONS, 1)) == 1
+    assert attempts == 3
+    assert bench.count("kailin_retries_total", reason="model away") == 2
+    assert await bench.committed() == 1
+
+
+@pytest.mark.parametrize(
+    ("message", "reason", "named"),
+    [
+        (b"{", "not JSON", ""),
+        (b"\xff\xfe", "not JSON", ""),
+        (encode(records.questions(1)), "schema", "questions/1"),
+        (encode(records.article(1)).replace(b'"pmid":1,', b'"pmid":"one",'), "field", "pmid"),
+        (encode(records.article(1)).replace(b'"pmid":1,', b""), "field", "pmid"),
+    ],
+    ids=["half an object", "not UTF-8", "another record", "wrong type", "missing field"],
+)
+async def test_a_message_that_does_not_decode_becomes_a_dead_letter(
+    bench: Bench, message: bytes, reason: str, named: str
+):
+    await bench.publish(message, key=b"k", headers=[("trace", b"abc")])
+    await bench.publish(records.article(2))
+    async with bench.running(bench.stage(as_questions)):
+        (letter,) = await bench.read(DEAD_LETTERS, 1)
+        assert [q.source.pmid for q in await bench.read(QUESTIONS, 1)] == [2]
+    assert (letter.stage, letter.reason) == ("generate", reason)
+    assert named in letter.detail
+    assert (letter.topic, letter.partition, letter.offset) == (
+        topic_name(bench.settings, ARTICLES),
+        0,
+        0,
+    )
+    assert letter.headers == (("trace", "YWJj"),)
+    assert "Invalid" in letter.stack
+    assert bench.count("kailin_dead_letters_total", reason=reason) == 1
+    assert bench.count("kailin_records_failed_total", reason=reason) == 1
+    assert await bench.committed() == 2
+
+
+async def test_what_a_handler_calls_invalid_becomes_a_dead_letter(bench: Bench):
+    async def refuses(message: Message[Article]) -> list[Record]:
+        raise Invalid("prompt refused", "the prompt has 4,000 tokens")
+
+    await bench.publish(records.article(1))
+    async with bench.running(bench.stage(refuses)):
+        (letter,) = await bench.read(DEAD_LETTERS, 1)
+    assert (letter.reason, letter.detail) == ("prompt refused", "the prompt has 4,000 tokens")
+    assert "refuses" in letter.stack
+
+
+async def test_an_output_above_the_topics_limit_becomes_a_dead_letter_and_spoils_no_neighbour(
+    bench: Bench,
+):
+    async def third_is_huge(message: Message[Article]) -> list[Record]:
+        made = records.questions(message.record.pmid)
+        if message.record.pmid == 3:
+            made = replace(made, source=replace(made.source, abstract="a" * 2_000_000))
+        return [made]
+
+    await bench.publish(*(records.article(n) for n in range(1, 6)))
+    async with bench.running(bench.stage(third_is_huge)):
+        (letter,) = await bench.read(DEAD_LETTERS, 1)
+        made = await bench.read(QUESTIONS, 4)
+    assert (letter.reason, letter.offset) == ("too large", 2)
+    assert sorted(q.source.pmid for q in made) == [1, 2, 4, 5]
+    assert await bench.committed() == 5
+
+
+async def test_a_broker_that_takes_less_than_the_table_says_spoils_no_neighbour(bench: Bench):
+    """Batches that the broker refuses are sent again, each record alone."""
+    name = topic_name(bench.settings, QUESTIONS)
+    await lower_limit(bench.kafka.bootstrap, name, 5_000)
+
+    async def third_is_large(message: Message[Article]) -> list[Record]:
+        made = records.questions(7)
+        if message.record.pmid == 3:
+            made = replace(made, source=replace(made.source, abstract="a" * 10_000))
+        return [replace(made, id=str(message.record.pmid))]
+
+    await bench.publish(*(records.article(n) for n in range(1, 13)))
+    async with bench.running(bench.stage(third_is_large)):
+        (letter,) = await bench.read(DEAD_LETTERS, 1)
+        made = await bench.read(QUESTIONS, 11)
+    assert (letter.reason, letter.offset) == ("too large", 2)
+    assert sorted(int(q.id) for q in made) == [1, 2, *range(4, 13)]
+    assert await bench.committed() == 12
+
+
+async def lower_limit(bootstrap: str, topic: str, size: int) -> None:
+    from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    try:
+        await admin.alter_configs(
+            [ConfigResource(ConfigResourceType.TOPIC, topic, {"max.message.bytes": str(size)})]
+        )
+    finally:
+        await admin.close()
+
+
+async def test_a_fault_stops_the_worker_and_the_record_is_done_after_a_restart(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+):
+    async def breaks_on_three(message: Message[Article]) -> list[Record]:
+        if message.record.pmid == 3:
+            raise KeyError("no such thing")
+        return await as_questions(message)
+
+    await bench.publish(*(records.article(n) for n in range(1, 6)))
+    async with bench.running(bench.stage(breaks_on_three)) as worker:
+        assert await asyncio.wait_for(asyncio.shield(worker), 30) == agent.FAILED
+    assert await bench.committed() == 2
+    assert "KeyError" in caplog.text
+    assert "offset 2 is not committed" in caplog.text
+    async with bench.running(bench.stage(as_questions)):
+        await bench.asked_about(1, 2, 3, 4, 5)
+    assert await bench.committed() == 5
+
+
+async def test_too_many_dead_letters_stop_the_worker(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+):
+    policy = replace(QUICK, dead_letter_limit=5)
+    await bench.publish(*[b"not JSON"] * 20)
+    async with bench.running(bench.stage(as_questions), policy) as worker:
+        status = await asyncio.wait_for(asyncio.shield(worker), 30)
+    assert status == agent.TOO_MANY_DEAD_LETTERS
+    assert len(await bench.read(DEAD_LETTERS, 5)) == 5
+    assert await bench.committed() == 5
+    assert "more than 5 dead letters in 60 s" in caplog.text
+    assert "offset 5 is not committed" in caplog.text
+
+
+async def test_tombstones_are_passed_over_unless_the_stage_takes_them(bench: Bench):
+    seen: list[Any] = []
+
+    async def notes(message: Message[Article]) -> list[Record]:
+        seen.append((message.key, message.record, message.offset))
+        return []
+
+    await bench.publish(None, key=b"12")
+    async with bench.running(bench.stage(notes)):
+        await until(lambda: bench.count("kailin_records_in_total") == 1)
+        await asyncio.sleep(0.1)
+    assert seen == []
+    assert await bench.committed() == 1
+
+    await bench.publish(None, key=b"13")
+    async with bench.running(bench.stage(notes, sink=None, tombstones=True)):
+        await until(lambda: bool(seen))
+    assert seen == [(b"13", None, 1)]
+    assert await bench.committed() == 2
+
+
+async def test_a_worker_that_is_told_to_stop_finishes_what_it_has_begun(bench: Bench):
+    begun = asyncio.Event()
+
+    async def slow(message: Message[Article]) -> list[Record]:
+        begun.set()
+        await asyncio.sleep(0.5)
+        return await as_questions(message)
+
+    await bench.publish(records.article(1))
+    async with bench.running(bench.stage(slow)) as worker:
+        await begun.wait()
+    assert worker.result() == agent.DONE
+    assert len(await bench.read(QUESTIONS, 1)) == 1
+    assert await bench.committed() == 1
+
+
+async def test_a_worker_that_is_told_to_stop_leaves_what_takes_too_long(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(agent, "GRACE", 0.5)
+    begun = asyncio.Event()
+
+    async def endless(message: Message[Article]) -> list[Record]:
+        begun.set()
+        await asyncio.Event().wait()
+        return []
+
+    await bench.publish(records.article(1))
+    async with bench.running(bench.stage(endless)) as worker:
+        await begun.wait()
+    assert worker.result() == agent.DONE
+    assert await bench.committed() is None
+
+
+async def test_the_window_bounds_how_many_are_in_hand(bench: Bench):
+    now = most = 0
+
+    async def counts(message: Message[Article]) -> list[Record]:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        await asyncio.sleep(0.05)
+        now -= 1
+        return []
+
+    await bench.publish(*(records.article(n) for n in range(1, 61)))
+    async with bench.running(bench.stage(counts, sink=None), replace(QUICK, window=7)):
+        await until(lambda: bench.count("kailin_handler_seconds_count") == 60)
+    assert most == 7
+
+
+async def test_the_observer_sees_a_message_and_what_became_of_it(bench: Bench):
+    seen: list[Any] = []
+    await bench.publish(records.article(1))
+    stage = bench.stage(
+        as_questions, observe=lambda message, made: seen.append((message.record.pmid, len(made)))
+    )
+    async with bench.running(stage):
+        await until(lambda: bool(seen))
+    assert seen == [(1, 1)]
+
+
+async def test_lag_is_what_comes_after_the_last_finished_message(bench: Bench):
+    gate = asyncio.Event()
+
+    async def from_the_third_on_waits(message: Message[Article]) -> list[Record]:
+        if message.offset >= 2:
+            await gate.wait()
+        return []
+
+    name = topic_name(bench.settings, ARTICLES)
+
+    def lag() -> float:
+        return bench.count("kailin_consumer_lag_records", topic=name, partition="0")
+
+    await bench.publish(*(records.article(n) for n in range(1, 11)))
+    async with bench.running(bench.stage(from_the_third_on_waits, sink=None)):
+        await until(lambda: lag() == 8)
+        gate.set()
+        await until(lambda: lag() == 0)
+
+
+async def test_two_workers_share_the_partitions_and_nothing_is_lost_when_one_leaves(bench: Bench):
+    for partition in range(6):
+        pmids = range(partition * 100 + 1, partition * 100 + 51)
+        await bench.publish(*(records.article(n) for n in pmids), partition=partition)
+
+    async def slowly(message: Message[Article]) -> list[Record]:
+        await asyncio.sleep(0.1)
+        return await as_questions(message)
+
+    async with bench.running(bench.stage(slowly)):
+        await until(lambda: bench.count("kailin_records_out_total") >= 40)
+        async with bench.running(bench.stage(slowly)):
+            await until(lambda: bench.count("kailin_records_out_total") >= 150)
+        await bench.asked_about(*(p * 100 + n for p in range(6) for n in range(1, 51)))
+    assert [await bench.committed(p) for p in range(6)] == [50] * 6
+
+
+async def test_a_broker_that_is_away_delays_and_loses_nothing(bench: Bench):
+    async def as_fast_as_it_goes(message: Message[Article]) -> list[Record]:
+        await asyncio.sleep(0.05)
+        return await as_questions(message)
+
+    await bench.publish(*(records.article(n) for n in range(1, 401)))
+    async with bench.running(bench.stage(as_fast_as_it_goes)) as worker:
+        await until(lambda: bench.count("kailin_records_out_total") >= 50)
+        await asyncio.to_thread(bench.kafka.kill)
+        await asyncio.sleep(3)
+        await asyncio.to_thread(bench.kafka.start)
+        await bench.asked_about(*range(1, 401))
+        assert not worker.done()
+    assert await bench.committed() == 400
+
+
+async def test_a_worker_is_told_to_stop_while_the_broker_is_away(bench: Bench):
+    await bench.publish(records.article(1))
+    try:
+        async with asyncio.timeout(60), bench.running(bench.stage(as_questions)) as worker:
+            await bench.asked_about(1)
+            await asyncio.to_thread(bench.kafka.kill)
+            await asyncio.sleep(1)
+        assert worker.result() == agent.DONE
+    finally:
+        await asyncio.to_thread(bench.kafka.start)
+
+
+async def test_a_worker_that_finds_no_broker_ends_with_one_line(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+):
+    nowhere = replace(bench, kafka=SimpleNamespace(bootstrap=f"127.0.0.1:{free_port()}"))
+    async with nowhere.running(bench.stage(as_questions)) as worker:
+        assert await asyncio.wait_for(asyncio.shield(worker), 60) == agent.FAILED
+    (line,) = [r for r in caplog.records if r.name == "consumers.agent"]
+    assert "generate: cannot start" in line.getMessage()
+    assert line.exc_info is None

@@ -1,0 +1,100 @@
+"""A preference record becomes a row of one of two tables."""
+
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+
+import pytest
+
+from consumers.append import row
+from fakes.records import alignment, preference, rejected, retrieval, source, unscored
+from infra.tables import SCHEMAS
+from streams.errors import Invalid
+from streams.records import Alignment
+
+
+def test_a_preference_is_a_flat_row_with_both_questions_and_their_provenance():
+    table, columns = row(preference(1001))
+    assert table == "preferences"
+    assert columns["pmid"] == 1001
+    assert columns["title"] == "Aspirin and platelet aggregation in trial 1001."
+    assert columns["question_chosen"] == "Does aspirin lower platelet aggregation, asks theta1?"
+    assert columns["question_rejected"] == "Does aspirin lower platelet aggregation, asks theta2?"
+    assert (columns["score_chosen"], columns["score_rejected"]) == (0.6, 0.4)
+    assert (columns["generator_chosen"], columns["generator_rejected"]) == ("theta1", "theta2")
+    assert columns["temperature_chosen"] == 0.7
+    assert [passage["pmid"] for passage in columns["context_rejected"]] == [2001, 2002]
+    assert columns["context_chosen"][0]["dense_rank"] == 2
+    assert (columns["mode"], columns["mesh_edition"]) == ("hybrid", "2024")
+    assert columns["month"] == "2026-03"
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        preference(),
+        preference(outcome="tie", reason="gap under the margin"),
+        preference(outcome="unscorable", reason="no MeSH", alignments=()),
+    ],
+    ids=["preference", "tie", "unscorable"],
+)
+def test_a_row_has_every_column_of_its_table_but_the_time_of_appending(record):
+    table, columns = row(record)
+    assert set(columns) == set(SCHEMAS[table].names) - {"appended"}
+
+
+def test_a_tie_keeps_its_questions_and_scores_and_says_why():
+    table, columns = row(preference(outcome="tie", reason="gap under the margin"))
+    assert table == "dropped"
+    assert (columns["outcome"], columns["reason"]) == ("tie", "gap under the margin")
+    assert [candidate["score"] for candidate in columns["candidates"]] == [0.6, 0.4]
+    assert all(candidate["question"].endswith("?") for candidate in columns["candidates"])
+
+
+def test_an_unscorable_record_keeps_what_there_is():
+    without = Alignment(
+        retrieval=retrieval(candidate=rejected("theta1"), passages=()), unscored="no question"
+    )
+    record = preference(
+        outcome="unscorable", reason="no question", alignments=(without, unscored("theta2"))
+    )
+    _, columns = row(record)
+    first, second = columns["candidates"]
+    assert (first["question"], first["rejected"]) == (None, "not a question")
+    assert (second["score"], second["unscored"]) == (None, "context without MeSH")
+
+
+def test_the_month_is_that_of_arrival_in_utc():
+    new_year = datetime(2027, 1, 1, 0, 30, tzinfo=timezone(timedelta(hours=2)))
+    _, columns = row(preference(source=source(arrived=new_year)))
+    assert columns["month"] == "2026-12"
+    assert columns["arrived"] == new_year
+
+
+ONE = alignment("theta1", 0.6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"id": "not hex"}, "id"),
+        ({"id": "AB" * 16}, "id"),
+        ({"source": source(version=2**63)}, "source.version"),
+        ({"source": source(arrived=datetime(2026, 3, 7))}, "source.arrived"),
+        ({"alignments": (ONE,)}, "alignments"),
+        ({"alignments": (ONE, unscored("theta2"))}, "alignments"),
+        (
+            {
+                "alignments": (
+                    ONE,
+                    replace(ONE, retrieval=retrieval(candidate=rejected("theta2"))),
+                )
+            },
+            "alignments",
+        ),
+    ],
+)
+def test_what_no_table_can_hold_is_refused_by_the_name_of_the_field(changes, field):
+    with pytest.raises(Invalid) as refused:
+        row(preference(**changes))
+    assert refused.value.reason == "field"
+    assert refused.value.detail.startswith(f"{field}:")
