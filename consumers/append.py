@@ -1,0 +1,132 @@
+"""From a `Preference` record to a row: `preferences` for a comparison that has a winner, `dropped`
+for a tie or a record that could not be scored.
+"""
+
+import re
+from datetime import UTC
+from typing import Any
+
+from streams.errors import Invalid
+from streams.records import Alignment, Candidate, Passage, Preference, Retrieval
+
+Row = dict[str, Any]
+
+ID = re.compile(r"[0-9a-f]{32}")
+
+
+def row(preference: Preference) -> tuple[str, Row]:
+    """The table that a record belongs to and its row, without the time of appending.
+
+    Raises `Invalid` ("field") for what the tables cannot hold: another form of id, a number past
+    64 bits, a time without a zone, a preference without two scored questions.
+    """
+    if not ID.fullmatch(preference.id):
+        raise Invalid("field", f"id: expected 32 hex digits, got {preference.id[:80]!r}")
+    if preference.outcome == "preference":
+        return "preferences", _preference(preference)
+    return "dropped", _dropped(preference)
+
+
+def _preference(preference: Preference) -> Row:
+    if len(preference.alignments) != 2:
+        raise Invalid("field", f"alignments: expected 2, got {len(preference.alignments)}")
+    chosen, rejected = preference.alignments
+    return {
+        **_about(preference),
+        "abstract": preference.source.abstract,
+        "mesh": list(preference.source.mesh),
+        "indexing": preference.source.indexing,
+        **_side("chosen", chosen),
+        **_side("rejected", rejected),
+        "mode": chosen.retrieval.mode,
+    }
+
+
+def _dropped(preference: Preference) -> Row:
+    return {
+        **_about(preference),
+        "outcome": preference.outcome,
+        "reason": preference.reason,
+        "candidates": [
+            {
+                **_generated(alignment.retrieval.candidate),
+                "question": alignment.retrieval.candidate.question,
+                "rejected": alignment.retrieval.candidate.rejected,
+                "score": alignment.score,
+                "unscored": alignment.unscored,
+            }
+            for alignment in preference.alignments
+        ],
+    }
+
+
+def _about(preference: Preference) -> Row:
+    """The columns that both tables have."""
+    source = preference.source
+    if source.arrived.utcoffset() is None:
+        raise Invalid("field", "source.arrived: expected a time with a zone")
+    try:
+        arrived = source.arrived.astimezone(UTC)
+    except OverflowError:
+        raise Invalid("field", "source.arrived: past the end of the calendar") from None
+    return {
+        "id": preference.id,
+        "pmid": source.pmid,
+        "version": _integer("source.version", source.version),
+        "text_hash": source.text_hash,
+        "title": source.title,
+        "margin": preference.margin,
+        "mesh_edition": preference.edition,
+        "frequency": preference.frequency,
+        "arrived": arrived,
+        "month": f"{arrived:%Y-%m}",
+    }
+
+
+def _side(side: str, alignment: Alignment) -> Row:
+    candidate = alignment.retrieval.candidate
+    if candidate.question is None or alignment.score is None:
+        raise Invalid("field", f"alignments: the {side} one lacks a question or a score")
+    columns = {
+        "question": candidate.question,
+        "score": alignment.score,
+        **_generated(candidate),
+        "context": _context(alignment.retrieval),
+    }
+    return {f"{name}_{side}": value for name, value in columns.items()}
+
+
+def _generated(candidate: Candidate) -> Row:
+    return {
+        "generator": candidate.generator,
+        "model": candidate.model,
+        "revision": candidate.revision,
+        "prompt": candidate.prompt,
+        "temperature": candidate.temperature,
+        "top_p": candidate.top_p,
+        "max_tokens": _integer("candidate.max_tokens", candidate.max_tokens),
+        "seed": _integer("candidate.seed", candidate.seed),
+        "attempts": _integer("candidate.attempts", candidate.attempts),
+    }
+
+
+def _context(retrieval: Retrieval) -> list[Row]:
+    return [_passage(passage) for passage in retrieval.passages]
+
+
+def _passage(passage: Passage) -> Row:
+    return {
+        "pmid": passage.pmid,
+        "title": passage.title,
+        "abstract": passage.abstract,
+        "mesh": list(passage.mesh),
+        "bm25_rank": _integer("passage.bm25_rank", passage.bm25_rank),
+        "dense_rank": _integer("passage.dense_rank", passage.dense_rank),
+        "score": passage.score,
+    }
+
+
+def _integer(name: str, value: int | None) -> int | None:
+    if value is not None and not -(2**63) <= value < 2**63:
+        raise Invalid("field", f"{name}: expected an integer of 64 bits")
+    return value

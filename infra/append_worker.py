@@ -1,0 +1,380 @@
+"""The append stage: the topic `preferences` into the Delta tables, exactly once.
+
+It goes by the offsets that the tables hold, not by Kafka's, which are committed for lag monitoring
+only. `kailin run append` starts it.
+"""
+
+import asyncio
+import logging
+import socket
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import TypeVar
+
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
+from aiokafka.errors import KafkaError
+
+from consumers.append import Row, row
+from consumers.dead_letters import DeadLetterLimit, dead_letter
+from consumers.delivery import broker_away
+from consumers.stage import DONE, FAILED, TOO_MANY_DEAD_LETTERS
+from infra.delta_sink import DeltaSink, Entry, Fenced, Position
+from infra.kafka import (
+    BrokerUnreachable,
+    Publisher,
+    client_arguments,
+    group_name,
+    start,
+    topic_name,
+)
+from infra.settings import Settings
+from infra.tables import TableError
+from streams.codec import decode
+from streams.errors import Invalid, Transient
+from streams.metrics import Metrics
+from streams.records import DeadLetter, Preference
+from streams.topics import DEAD_LETTERS, PREFERENCES
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+STAGE = "append"
+POLL_MS = 500
+# How long Kafka is waited for where nothing depends on its answer, in seconds.
+GRACE = 5.0
+
+
+class OffsetsLost(Exception):
+    """The topic is not the one that the tables were filled from; the message is one line."""
+
+
+class Stopped(Exception):
+    """The worker was asked to stop while it waited for a component."""
+
+
+async def run(settings: Settings, metrics: Metrics, stop: asyncio.Event) -> int:
+    """Append until `stop` is set. Returns the exit status of the stage.
+
+    0 when stopped, 1 when the tables or the topic are not usable, 3 when there were too many dead
+    letters; the reason is logged as one line. A broker or a store of the tables that is away is
+    waited for. Raises `SettingsError`.
+    """
+    try:
+        async with AsyncExitStack() as stack:
+            worker = _Worker(settings, metrics, stop)
+            await worker.connect(stack)
+            return await worker.work()
+    except Stopped:
+        return DONE
+    except (OffsetsLost, TableError, Invalid) as error:
+        log.error("append: %s", error)
+    except KafkaError as error:
+        log.error("append: Kafka refuses: %s", error)
+    return FAILED
+
+
+class _Worker(ConsumerRebalanceListener):  # type: ignore[misc]
+    def __init__(self, settings: Settings, metrics: Metrics, stop: asyncio.Event) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._stop = stop
+        self._topic = topic_name(settings, PREFERENCES)
+        self._sink = DeltaSink(settings, self._topic, metrics)
+        self._limit = DeadLetterLimit(
+            settings.workers.dead_letter_limit, settings.workers.dead_letter_window
+        )
+        # Grows whenever the partitions, or where to read on in them, have to be looked at anew;
+        # what was read before that is dropped.
+        self._generation = 0
+        # For each partition: the offset that comes next, where the tables were when it was placed,
+        # and the last offset that both of them hold.
+        self._next: dict[TopicPartition, int] = {}
+        self._held: dict[TopicPartition, list[Position | None]] = {}
+        self._done: dict[TopicPartition, int] = {}
+
+    async def connect(self, stack: AsyncExitStack) -> None:
+        """Open the tables and join the consumer group, waiting for what is away."""
+        await self._patiently(lambda: asyncio.to_thread(self._sink.open))
+        self._publisher = await self._patiently(
+            lambda: stack.enter_async_context(Publisher(self._settings))
+        )
+        self._consumer = await self._patiently(self._join)
+        stack.push_async_callback(self._leave)
+
+    async def _join(self) -> AIOKafkaConsumer:
+        consumer = AIOKafkaConsumer(
+            group_id=group_name(self._settings, STAGE),
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            # A worker that is started again takes its own place at once: the broker need not first
+            # find out that the one before it has died.
+            group_instance_id=f"{socket.gethostname()}-{self._settings.ports.append}",
+            metadata_max_age_ms=30_000,
+            max_partition_fetch_bytes=2 * PREFERENCES.max_message,
+            **client_arguments(self._settings),
+        )
+        consumer.subscribe([self._topic], listener=self)
+        await start(consumer, self._settings)
+        return consumer
+
+    async def _leave(self) -> None:
+        try:
+            await asyncio.wait_for(self._consumer.stop(), GRACE)
+        except (TimeoutError, KafkaError, asyncio.CancelledError) as error:
+            # aiokafka lets the cancellation of a fetch that waits for a broker out of `stop`.
+            log.warning("append: left the consumer group without a goodbye: %r", error)
+
+    # Called by aiokafka in a rebalance. The seeking is left to the main loop, which can wait for
+    # the tables without holding up the group.
+    def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        self._generation += 1
+
+    def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        self._generation += 1
+
+    async def work(self) -> int:
+        """Read and append until told to stop; the exit status."""
+        log.info("append: working, tables at %s", self._settings.tables_uri)
+        most, longest = self._settings.append.rows, self._settings.append.seconds
+        placed = -1
+        batch: list[ConsumerRecord] = []
+        due = 0.0
+        while not self._stop.is_set():
+            if placed != self._generation:
+                batch = []
+                placed = self._generation
+                await self._patiently(self._seek)
+                continue
+            read = await self._patiently(lambda: self._read(most - len(batch)))  # noqa: B023
+            if placed != self._generation:
+                continue
+            if read and not batch:
+                due = time.monotonic() + longest
+            batch += read
+            self._metrics.in_flight.labels(STAGE).set(len(batch))
+            if batch and (len(batch) >= most or time.monotonic() >= due):
+                status, batch = await self._append(batch), []
+                if status != DONE:
+                    return status
+            self._show_lag()
+        return await self._append(batch) if batch and placed == self._generation else DONE
+
+    async def _seek(self) -> None:
+        """Put every partition of this worker where the tables are. Raises `OffsetsLost`."""
+        generation, assigned = self._generation, self._consumer.assignment()
+        await asyncio.to_thread(self._sink.refresh)
+        held = await asyncio.to_thread(
+            lambda: {partition: self._sink.positions(partition.partition) for partition in assigned}
+        )
+        first = await self._consumer.beginning_offsets(assigned) if assigned else {}
+        end = await self._consumer.end_offsets(assigned) if assigned else {}
+        if generation != self._generation or assigned != self._consumer.assignment():
+            self._generation += 1
+            return
+        self._next, self._held, self._done = {}, held, {}
+        for partition in assigned:
+            offsets = [at.offset if at else -1 for at in held[partition]]
+            if max(offsets) >= end[partition]:
+                raise self._lost(partition, f"ends at offset {end[partition] - 1}")
+            done = min(offsets)
+            if done >= 0 and first[partition] > done + 1:
+                self._report_gap(partition, done + 1, first[partition])
+            # The last message that the tables hold is read again, to see that it is the same one.
+            self._next[partition] = max(done, first[partition])
+            self._done[partition] = done
+            self._consumer.seek(partition, self._next[partition])
+        self._metrics.consumer_lag.clear()
+
+    async def _read(self, most: int) -> list[ConsumerRecord]:
+        """Up to `most` messages, in order for each partition. Raises `OffsetsLost`."""
+        generation = self._generation
+        found = await self._consumer.getmany(timeout_ms=POLL_MS, max_records=most)
+        if generation != self._generation:
+            return []
+        messages = [(at, message) for at, some in found.items() for message in some]
+        return [message for at, message in messages if self._follows(at, message)]
+
+    def _follows(self, partition: TopicPartition, message: ConsumerRecord) -> bool:
+        """Whether a message is one to go on with; else the partitions are placed anew."""
+        expected = self._next.get(partition)
+        if expected is None or message.offset < expected:
+            self._generation += 1
+            return False
+        if message.offset > expected:
+            self._report_gap(partition, expected, message.offset)
+        self._next[partition] = message.offset + 1
+        for at in self._held[partition]:
+            if at and at.offset == message.offset and at.timestamp != message.timestamp:
+                raise self._lost(partition, f"holds another message at offset {message.offset}")
+        return True
+
+    def _lost(self, partition: TopicPartition, found: str) -> OffsetsLost:
+        filled = max(at.offset if at else -1 for at in self._held[partition])
+        return OffsetsLost(
+            f"topic {partition.topic} [{partition.partition}] {found}, but the tables at "
+            f"{self._settings.tables_uri} were filled up to offset {filled}: the topic was made "
+            "anew, or `kafka` in the settings names another broker than before; set `tables` to a "
+            "new place, or bring the broker's data back"
+        )
+
+    def _report_gap(self, partition: TopicPartition, first: int, end: int) -> None:
+        log.error(
+            "append: topic %s [%d] does not hold offsets %d to %d any more and they were never "
+            "appended: see the retention of the topic",
+            partition.topic,
+            partition.partition,
+            first,
+            end - 1,
+        )
+
+    async def _append(self, batch: Sequence[ConsumerRecord]) -> int:
+        """Commit a batch, after its unusable messages went to the dead letters; the exit status.
+
+        The batch is dropped when another worker has taken over one of its partitions.
+        """
+        generation, began = self._generation, time.monotonic()
+        reads = await self._patiently(lambda: asyncio.to_thread(self._decode, batch))
+        reads, status = self._within_limit(reads)
+        await self._set_aside(reads)
+
+        async def commit() -> None:
+            if generation != self._generation:
+                raise Fenced("the group was rebalanced")
+            await asyncio.to_thread(self._sink.append, [read.entry for read in reads])
+
+        try:
+            await self._patiently(commit)
+        except Fenced as fenced:
+            log.warning("append: %s; this batch is dropped, the tables say where to go on", fenced)
+            self._generation += 1
+            return status
+        fresh = sum(read.is_new for read in reads)
+        self._metrics.in_flight.labels(STAGE).set(0)
+        self._metrics.records_in.labels(STAGE).inc(fresh)
+        for _ in range(fresh):
+            self._metrics.handler_seconds.labels(STAGE).observe(time.monotonic() - began)
+        await self._commit_offsets(reads)
+        return status
+
+    def _decode(self, batch: Sequence[ConsumerRecord]) -> "list[_Read]":
+        lead = {partition: self._sink.lead(partition) for partition in {m.partition for m in batch}}
+        reads = []
+        for message in batch:
+            is_new = message.offset > lead[message.partition]
+            try:
+                if message.value is None:
+                    raise Invalid("no value", "expected a preference record, got a tombstone")
+                entry = _entry(message, *row(decode(Preference, message.value)))
+                reads.append(_Read(message, entry, is_new))
+            except Invalid as error:
+                reads.append(_Read(message, _entry(message), is_new, error))
+        return reads
+
+    def _within_limit(self, reads: "list[_Read]") -> "tuple[list[_Read], int]":
+        """What comes before the one dead letter too many, and the exit status that follows."""
+        for position, read in enumerate(reads):
+            if read.is_new_failure and not self._limit.admit(time.monotonic()):
+                log.error(
+                    "append: stopped: more than %d dead letters within %g s, the last for %s: is "
+                    "the stage before broken? What was set aside is in topic %s",
+                    self._limit.limit,
+                    self._limit.window,
+                    read.error,
+                    topic_name(self._settings, DEAD_LETTERS),
+                )
+                return reads[:position], TOO_MANY_DEAD_LETTERS
+        return reads, DONE
+
+    async def _set_aside(self, reads: "list[_Read]") -> None:
+        for letter in [_letter(read) for read in reads if read.is_new_failure]:
+            await self._patiently(partial(self._publisher.send, DEAD_LETTERS, letter))
+            self._metrics.records_failed.labels(STAGE, letter.reason).inc()
+            self._metrics.dead_letters.labels(STAGE, letter.reason).inc()
+
+    async def _commit_offsets(self, reads: "list[_Read]") -> None:
+        """Tell Kafka how far the tables are, for those who watch the lag there."""
+        last = {TopicPartition(self._topic, r.entry.partition): r.entry.offset for r in reads}
+        self._done.update(last)
+        try:
+            offsets = {partition: offset + 1 for partition, offset in last.items()}
+            await asyncio.wait_for(self._consumer.commit(offsets), GRACE)
+        except (KafkaError, TimeoutError) as error:
+            log.info("append: offsets not committed to Kafka, the tables have them: %r", error)
+
+    def _show_lag(self) -> None:
+        for partition in self._consumer.assignment() & self._done.keys():
+            end = self._consumer.highwater(partition)
+            labels = (STAGE, partition.topic, str(partition.partition))
+            if end is not None:
+                lag = max(0, end - 1 - self._done[partition])
+                self._metrics.consumer_lag.labels(*labels).set(lag)
+
+    async def _patiently(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """What `attempt` returns, tried again while a component is away. Raises `Stopped`."""
+        wait = self._settings.workers.retry_first
+        while True:
+            try:
+                return await attempt()
+            except Transient as error:
+                trouble: Exception = error
+                reason = error.reason
+            except BrokerUnreachable as error:
+                trouble, reason = error, "broker away"
+            except KafkaError as error:
+                if not broker_away(error):
+                    raise
+                trouble, reason = error, "broker away"
+            log.warning("append: %s; trying again in %g s", trouble, wait)
+            self._metrics.retries.labels(STAGE, reason).inc()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), wait)
+            if self._stop.is_set():
+                raise Stopped
+            wait = min(2 * wait, self._settings.workers.retry_longest)
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A message and what the tables are to make of it; `error` where it has no row.
+
+    `is_new` where no table's offset covers it. A dead letter is confirmed before any of them does.
+    """
+
+    message: ConsumerRecord
+    entry: Entry
+    is_new: bool
+    error: Invalid | None = None
+
+    @property
+    def is_new_failure(self) -> bool:
+        return self.is_new and self.error is not None
+
+
+def _entry(message: ConsumerRecord, table: str | None = None, row: Row | None = None) -> Entry:
+    return Entry(
+        partition=message.partition,
+        offset=message.offset,
+        timestamp=message.timestamp,
+        table=table,
+        row=row,
+    )
+
+
+def _letter(read: _Read) -> DeadLetter:
+    assert read.error is not None  # noqa: S101
+    return dead_letter(
+        read.error,
+        stage=STAGE,
+        topic=read.message.topic,
+        partition=read.message.partition,
+        offset=read.message.offset,
+        key=read.message.key,
+        value=read.message.value,
+        headers=read.message.headers,
+        at=datetime.now(UTC),
+    )

@@ -1,0 +1,185 @@
+"""Rows reach the tables once, whatever is repeated, raced for or broken off."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from deltalake import DeltaTable
+from prometheus_client import CollectorRegistry
+
+from consumers.append import row
+from fakes.records import preference
+from infra.delta_sink import DeltaSink, Entry, Fenced, Position
+from infra.settings import Settings
+from infra.tables import SCHEMAS, TableError, row_counts
+from streams.errors import Transient
+from streams.metrics import Metrics
+from streams.records import Preference
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(tables=str(tmp_path / "tables"), append={"compact_every": 5})
+
+
+def opened(settings: Settings, metrics: Metrics | None = None) -> DeltaSink:
+    sink = DeltaSink(settings, "preferences", metrics or Metrics(CollectorRegistry()))
+    sink.open()
+    return sink
+
+
+def entry(offset: int, record: Preference, partition: int = 0) -> Entry:
+    table, columns = row(record)
+    return Entry(
+        partition=partition, offset=offset, timestamp=1000 + offset, table=table, row=columns
+    )
+
+
+def entries(*offsets: int, partition: int = 0) -> list[Entry]:
+    """A preference at each offset, whose PMID is a function of partition and offset."""
+    return [entry(at, preference(partition * 1000 + at + 1), partition) for at in offsets]
+
+
+def tie(pmid: int) -> Preference:
+    return preference(pmid, outcome="tie", reason="gap under the margin")
+
+
+def pmids(settings: Settings, table: str = "preferences") -> list[int]:
+    data = DeltaTable(f"{settings.tables_uri}/{table}").to_pyarrow_dataset()
+    return sorted(data.to_table(columns=["pmid"]).column("pmid").to_pylist())
+
+
+def counter(metrics: Metrics, name: str, **labels: str) -> float:
+    return metrics.registry.get_sample_value(f"kailin_{name}", labels) or 0.0
+
+
+def test_rows_and_offsets_become_visible_together(settings):
+    sink = opened(settings)
+    sink.append([*entries(0, 1, 2), *entries(7, partition=3)])
+    assert pmids(settings) == [1, 2, 3, 3008]
+    for reader in (sink, opened(settings)):
+        assert reader.positions(0) == [Position(2, 1002)] * 2
+        assert reader.positions(3) == [Position(7, 1007)] * 2
+        assert reader.positions(1) == [None, None]
+
+
+def test_what_the_tables_have_is_left_out(settings):
+    opened(settings).append(entries(0, 1, 2))
+    opened(settings).append(entries(1, 2, 3))
+    assert pmids(settings) == [1, 2, 3, 4]
+
+
+def test_the_first_of_an_id_is_kept_over_both_tables(settings):
+    metrics = Metrics(CollectorRegistry())
+    sink = opened(settings, metrics)
+    sink.append([entry(0, tie(1)), entry(1, preference(1)), entry(2, preference(2))])
+    sink.append([entry(3, tie(2)), entry(4, preference(2)), entry(5, preference(3))])
+    opened(settings, metrics).append([entry(6, tie(3)), entry(7, tie(1))])
+    assert pmids(settings) == [2, 3]
+    assert pmids(settings, "dropped") == [1]
+    assert counter(metrics, "rows_appended_total", table="preferences") == 2
+    assert counter(metrics, "rows_repeated_total", table="preferences") == 2
+    assert counter(metrics, "rows_repeated_total", table="dropped") == 3
+    assert counter(metrics, "table_rows", table="preferences") == 2
+
+
+def test_a_message_without_a_row_moves_the_offset_on(settings):
+    sink = opened(settings)
+    sink.append([Entry(partition=0, offset=4, timestamp=9)])
+    assert sink.positions(0) == [Position(4, 9)] * 2
+    assert row_counts(settings) == {"preferences": 0, "dropped": 0, "ideal": 0}
+
+
+def test_the_second_writer_of_a_partition_is_fenced(settings):
+    zombie, successor = opened(settings), opened(settings)
+    successor.append(entries(0, 1, 2))
+    with pytest.raises(Fenced, match=r"preferences \[0\]"):
+        zombie.append(entries(0, 1))
+    assert pmids(settings) == [1, 2, 3]
+    zombie.append(entries(0, 1, 2, 3))
+    assert pmids(settings) == [1, 2, 3, 4]
+
+
+def test_writers_of_different_partitions_do_not_disturb_each_other(settings):
+    one, other = opened(settings), opened(settings)
+    for at in range(12):
+        one.append(entries(at, partition=0))
+        other.append(entries(at, partition=1))
+    assert pmids(settings) == [*range(1, 13), *range(1001, 1013)]
+
+
+@pytest.mark.parametrize("table", ["preferences", "dropped"])
+def test_a_table_that_a_crash_left_behind_is_brought_level(settings, table, tmp_path):
+    """As if the commit to one of the tables had been the last thing a worker did."""
+    batch = [entry(0, tie(1)), entry(1, preference(1)), entry(2, preference(2)), entry(3, tie(4))]
+    sink = opened(settings)
+    before = tmp_path / "before"
+    shutil.copytree(f"{settings.tables_uri}/{table}", before)
+    sink.append(batch)
+    shutil.rmtree(f"{settings.tables_uri}/{table}")
+    shutil.copytree(before, f"{settings.tables_uri}/{table}")
+
+    sink = opened(settings)
+    assert None in sink.positions(0)
+    sink.append(batch[:2])
+    sink.append([*batch[2:], entry(4, preference(1)), entry(5, tie(2)), entry(6, preference(6))])
+    assert pmids(settings) == [2, 6]
+    assert pmids(settings, "dropped") == [1, 4]
+
+
+def test_a_zombie_between_its_two_commits_is_fenced_from_the_second(settings, monkeypatch):
+    zombie = opened(settings)
+    first, second = zombie._tables
+    batch = [entry(0, tie(1)), entry(1, preference(2))]
+    first.commit([batch[1].row], batch)  # and then it is paused
+    successor = opened(settings)
+    successor.append([*batch, entry(2, preference(1))])
+    with pytest.raises(Fenced):
+        second.commit([batch[0].row], batch)
+    assert (pmids(settings), pmids(settings, "dropped")) == ([2], [1])
+
+
+def test_a_store_that_fails_is_transient_and_nothing_is_lost_or_doubled(settings):
+    sink = opened(settings)
+    sink.append(entries(0))
+    log = Path(settings.tables_uri) / "dropped" / "_delta_log"
+    away = log.rename(log.with_name("away"))
+    log.write_text("a file where the log should be")
+    for _ in range(3):
+        with pytest.raises(Transient, match="dropped"):
+            sink.append(entries(1, 2))
+    log.unlink()
+    away.rename(log)
+    sink.append(entries(1, 2))
+    assert pmids(settings) == [1, 2, 3]
+    assert sink.positions(0) == [Position(2, 1002)] * 2
+
+
+def test_small_files_are_compacted_and_the_ids_and_offsets_stay(settings):
+    sink = opened(settings)
+    for at in range(23):
+        sink.append(entries(at))
+    files = DeltaTable(f"{settings.tables_uri}/preferences").file_uris()
+    assert len(files) < 6
+    sink = opened(settings)
+    assert sink.positions(0) == [Position(22, 1022)] * 2
+    sink.append([entry(23, preference(1)), entry(24, preference(500))])
+    assert pmids(settings) == [*range(1, 24), 500]
+
+
+def test_every_column_of_every_table_is_explained(settings):
+    opened(settings)
+    for table in SCHEMAS:
+        fields = DeltaTable(f"{settings.tables_uri}/{table}").schema().fields
+        assert all(field.metadata.get("comment") for field in fields)
+        assert DeltaTable(f"{settings.tables_uri}/{table}").metadata().partition_columns == [
+            "month"
+        ]
+
+
+def test_a_table_of_other_columns_is_not_written_to(settings):
+    DeltaTable.create(
+        f"{settings.tables_uri}/dropped", SCHEMAS["dropped"].remove(3), partition_by=["month"]
+    )
+    with pytest.raises(TableError, match="column text_hash should be string"):
+        opened(settings)
