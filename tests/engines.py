@@ -163,3 +163,30 @@ def free_port() -> int:
                 continue
             return port
     raise RuntimeError("no free port between 15000 and 32000")
+
+
+def write_config(directory: Path) -> Path:
+    """A settings file with every engine embedded on free ports, and its data in `directory`."""
+    names = ("supervisor", "index", "generate", "retrieve", "score", "prefer", "append")
+    ports = "".join(f"{name} = {free_port()}\n" for name in names)
+    path = directory / "kailin.toml"
+    path.write_text(
+        f'data = "{directory}/data"\n'
+        f"[kafka]\nport = {free_port()}\ncontroller_port = {free_port()}\n"
+        f"[elasticsearch]\nport = {free_port()}\ntransport_port = {free_port()}\n"
+        f"[servers.local]\nport = {free_port()}\n[prometheus]\nport = {free_port()}\n"
+        f"[ports]\n{ports}"
+    )
+    return path
+
+
+def processes_using(data: Path) -> list[psutil.Process]:
+    """Processes that have the data directory in their command line."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if str(data) in " ".join(process.cmdline()):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found

@@ -14,7 +14,7 @@ import psutil
 import pytest
 from rich.console import Console
 
-from engines import free_port
+from engines import free_port, processes_using, write_config
 from infra import run_state
 from infra.run_state import wait_until_free
 from infra.settings import Settings, load
@@ -27,16 +27,7 @@ STAGES = ("index", "generate", "retrieve", "score", "prefer", "append")
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     """Settings on free ports, with all engines embedded."""
-    ports = "".join(f"{name} = {free_port()}\n" for name in ("supervisor", *STAGES))
-    path = tmp_path / "kailin.toml"
-    path.write_text(
-        f'data = "{tmp_path}/data"\n'
-        f"[kafka]\nport = {free_port()}\ncontroller_port = {free_port()}\n"
-        f"[elasticsearch]\nport = {free_port()}\ntransport_port = {free_port()}\n"
-        f"[servers.local]\nport = {free_port()}\n[prometheus]\nport = {free_port()}\n"
-        f"[ports]\n{ports}"
-    )
-    return path
+    return write_config(tmp_path)
 
 
 def kailin(config: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -47,18 +38,6 @@ def kailin(config: Path, *arguments: str, **environment: str) -> subprocess.Comp
         timeout=240,
         env={**os.environ, **environment},
     )
-
-
-def descendants_using(data: Path) -> list[psutil.Process]:
-    """Processes that have the data directory in their command line."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if str(data) in " ".join(process.cmdline()):
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
 
 
 def test_everything_is_embedded_by_default() -> None:
@@ -141,7 +120,7 @@ def test_up_status_and_down_on_a_real_broker(config: Path) -> None:
     finally:
         down = kailin(config, "down")
     assert down.returncode == 0
-    assert descendants_using(load(config).data) == []
+    assert processes_using(load(config).data) == []
     assert kailin(config, "status").returncode == 1
 
 
@@ -176,6 +155,6 @@ def test_a_service_for_a_while_ends_with_its_program(config: Path, number: signa
     program.send_signal(number)
     program.wait(90)
     deadline = time.monotonic() + 60
-    while descendants_using(data) and time.monotonic() < deadline:
+    while processes_using(data) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert descendants_using(data) == []
+    assert processes_using(data) == []

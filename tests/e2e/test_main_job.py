@@ -1,0 +1,111 @@
+"""The main job on everything real: Kafka, Elasticsearch, vLLM, MiniLM, MeSH 2024, PubMed."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from deltalake import DeltaTable
+
+from engines import processes_using, write_config
+
+pytestmark = [
+    pytest.mark.kafka,
+    pytest.mark.elasticsearch,
+    pytest.mark.vllm,
+    pytest.mark.slow,
+    pytest.mark.timeout(1500),
+]
+
+
+def command(config: Path, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "infra.cli", "--config", str(config), *arguments]
+
+
+def kailin(config: Path, *arguments: str) -> str:
+    """What a command printed; it must have succeeded."""
+    done = subprocess.run(
+        command(config, *arguments),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "COLUMNS": "160"},
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def appended(config: Path) -> list[int]:
+    """The PMIDs in the tables, one for each row."""
+    tables = config.parent / "data" / "tables"
+    return [
+        pmid
+        for table in ("preferences", "dropped")
+        for pmid in DeltaTable(tables / table)
+        .to_pyarrow_table(columns=["pmid"])["pmid"]
+        .to_pylist()
+    ]
+
+
+def wait_until_gone(processes: list[psutil.Process], data: Path) -> None:
+    _, alive = psutil.wait_procs(processes, timeout=60)
+    assert not alive
+    assert not processes_using(data)
+
+
+def test_real_records_become_preference_records_and_a_second_run_adds_others(tmp_path: Path):
+    config = write_config(tmp_path)
+    data = tmp_path / "data"
+    kailin(config, "up", "--detach")
+    try:
+        out = kailin(config, "demo", "--corpus", "150", "--new", "8")
+        first = appended(config)
+        assert len(first) == len(set(first)) == 8
+        assert "8 asked about, 158 searched" in out
+        assert "150 of 150 records of the corpus indexed" in out
+        kept, rejected = re.findall(r"questions +(\d+) kept, (\d+) rejected", out)[0]
+        assert int(kept) + int(rejected) == 16
+        assert int(kept) > 0
+        tokens = re.findall(r"([\d,]+) in \d+ s: [\d.]+ tokens/s", out)[0]
+        assert int(tokens.replace(",", "")) > 16
+
+        out = kailin(config, "demo", "--corpus", "150", "--new", "4")
+        assert "150 records are indexed from an earlier run" in out
+        second = appended(config)
+        assert len(second) == len(set(second)) == 12
+        assert set(first) < set(second)
+
+        status = json.loads(kailin(config, "status", "--json"))
+        assert status["healthy"]
+        assert status["rows"]["preferences"] + status["rows"]["dropped"] == 12
+        assert {stage["lag"] for stage in status["stages"].values()} == {0}
+        started = [psutil.Process(part["pid"]) for part in status["run"]["components"].values()]
+        started += [child for process in started for child in process.children(recursive=True)]
+    finally:
+        kailin(config, "down")
+    wait_until_gone(started, data)
+
+
+def test_ctrl_c_leaves_nothing_running_and_nothing_broken(tmp_path: Path):
+    config = write_config(tmp_path)
+    with (tmp_path / "out").open("wb") as out:
+        job = subprocess.Popen(command(config, "demo"), stdout=out, stderr=out)
+    deadline = time.monotonic() + 300
+    while b"kafka          ready" not in (tmp_path / "out").read_bytes():
+        assert job.poll() is None, (tmp_path / "out").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    started = psutil.Process(job.pid).children(recursive=True)
+    assert len(started) >= 4
+    job.send_signal(signal.SIGINT)
+    assert job.wait(120) == 1
+    wait_until_gone(started, tmp_path / "data")
+    # Its data can be used at once.
+    kailin(config, "up", "--detach", "--only", "kafka")
+    kailin(config, "down")
