@@ -25,6 +25,7 @@ from consumers.delivery import Delivery
 from consumers.stage import (
     DONE,
     FAILED,
+    MISCONFIGURED,
     TOO_MANY_DEAD_LETTERS,
     Kafka,
     Message,
@@ -33,7 +34,7 @@ from consumers.stage import (
     TooManyDeadLetters,
 )
 from streams.codec import decode
-from streams.errors import Invalid, Transient
+from streams.errors import Invalid, Misconfigured, Transient
 from streams.metrics import Metrics
 from streams.records import Article, DeadLetter, Record
 from streams.topics import DEAD_LETTERS, TOPICS, Topic
@@ -59,8 +60,8 @@ async def run(
 ) -> int:
     """Work until `stop` is set, and return the exit status of the process.
 
-    0: told to stop; 1: a fault, the message is not committed; 3: too many dead letters. faust
-    makes its empty directories under `scratch`.
+    0: told to stop; 1: a fault; 2: a setting is wrong; 3: too many dead letters. The message that
+    a worker stops for is not committed. faust makes its empty directories under `scratch`.
     """
     app = _app(kafka, policy, scratch / stage.name)
     worker = _Worker(app, stage, kafka.topic_name, policy, metrics)
@@ -95,6 +96,9 @@ def _status(
         if isinstance(error, TooManyDeadLetters):
             log.error("%s: stopped: %s", stage.name, error)
             return TOO_MANY_DEAD_LETTERS
+        if isinstance(error, Misconfigured):
+            log.error("%s: stopped: %s", stage.name, "; ".join([str(error), *error.__notes__]))
+            return MISCONFIGURED
         log.error("%s: stopped by a fault of its own", stage.name, exc_info=error)
         return FAILED
     if app.crash_reason or background.done():
@@ -215,7 +219,7 @@ class _Worker:
         try:
             acks.take(message.partition, message.offset)
         except ValueError as error:
-            self._fail(error)
+            self._fail(error, message)
             return
         task = asyncio.create_task(self._work(message))
         self.tasks.add(task)
@@ -231,16 +235,16 @@ class _Worker:
             if task.cancelled():
                 return
             if error := task.exception():
-                where = f"{message.topic} partition {message.partition} offset {message.offset}"
-                error.add_note(f"{where} is not committed")
-                self._fail(error)
+                self._fail(error, message)
             else:
                 acks.finish(message.partition, message.offset)
 
         task.add_done_callback(ended)
 
-    def _fail(self, error: BaseException) -> None:
+    def _fail(self, error: BaseException, message: Any) -> None:
         if not self.failure.done():
+            where = f"{message.topic} partition {message.partition} offset {message.offset}"
+            error.add_note(f"{where} is not committed")
             self.failure.set_exception(error)
         self.ending = True
 

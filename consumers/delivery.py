@@ -18,6 +18,27 @@ from streams.topics import Topic
 BATCH_OVERHEAD = 96
 
 
+def key_and_value(topic: Topic, record: Record, name: str) -> tuple[bytes, bytes]:
+    """What a record is on its topic, which the broker calls `name`. Raises `Invalid`."""
+    key, value = topic.key(record), encode(record)
+    size = len(key) + len(value) + BATCH_OVERHEAD
+    if size > topic.max_message:
+        raise Invalid(
+            "too large", f"{size:,} bytes, and topic {name} takes {topic.max_message:,} at most"
+        )
+    return key, value
+
+
+def too_large_for_broker(name: str, error: MessageSizeTooLargeError) -> Invalid:
+    """The verdict where a broker's topic takes less than the table of topics says."""
+    return Invalid("too large", f"topic {name} of this broker takes less: {error}")
+
+
+def broker_away(error: KafkaError) -> bool:
+    """Whether what failed may succeed later."""
+    return error.retriable or isinstance(error, KafkaTimeoutError)
+
+
 class Delivery:
     """Delivers through the producer that `producer` returns.
 
@@ -42,12 +63,8 @@ class Delivery:
 
         Raises `Invalid` ("too large"), and aiokafka's own error where waiting would not help.
         """
-        name, key, value = self._topic_name(topic), topic.key(record), encode(record)
-        size = len(key) + len(value) + BATCH_OVERHEAD
-        if size > topic.max_message:
-            raise Invalid(
-                "too large", f"{size:,} bytes, and {name} takes {topic.max_message:,} at most"
-            )
+        name = self._topic_name(topic)
+        key, value = key_and_value(topic, record, name)
         send = self._send
         for pause in self._policy.pauses():
             try:
@@ -58,10 +75,10 @@ class Delivery:
                 # The broker refuses a batch as a whole: which record is to blame shows when each
                 # is sent in a batch of its own.
                 if send == self._send_alone:
-                    raise Invalid("too large", f"{size:,} bytes for {name}: {error}") from error
+                    raise too_large_for_broker(name, error) from error
                 send = self._send_alone
             except KafkaError as error:
-                if not (error.retriable or isinstance(error, KafkaTimeoutError)):
+                if not broker_away(error):
                     raise
                 await self._again("broker away", pause, f"{name}: {error!r}")
 

@@ -10,8 +10,9 @@ from streams.topics import Topic
 
 R = TypeVar("R", bound=Record)
 
-# Exit statuses of a stage's worker: told to stop; failed, start it again; broken, do not.
-DONE, FAILED, TOO_MANY_DEAD_LETTERS = 0, 1, 3
+# Exit statuses of a stage's worker: told to stop; failed, start it again; settings to be put right
+# first; broken, do not start it again.
+DONE, FAILED, MISCONFIGURED, TOO_MANY_DEAD_LETTERS = 0, 1, 2, 3
 
 
 class TooManyDeadLetters(Exception):

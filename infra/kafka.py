@@ -7,22 +7,13 @@ from typing import Any, Self, TypeAlias
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import (
-    KafkaConnectionError,
-    KafkaError,
-    KafkaTimeoutError,
-    MessageSizeTooLargeError,
-)
+from aiokafka.errors import KafkaConnectionError, KafkaError, MessageSizeTooLargeError
 
+from consumers.delivery import broker_away, key_and_value, too_large_for_broker
 from infra.settings import Kafka, Settings, SettingsError
-from streams.codec import encode
-from streams.errors import Invalid, Transient
+from streams.errors import Transient
 from streams.records import Record
 from streams.topics import MIB, TOPICS, Topic
-
-# What Kafka adds to one record that makes a batch of its own: 61 bytes for the batch, and lengths,
-# attributes and deltas of at most 28 for the record.
-BATCH_OVERHEAD = 96
 
 
 class BrokerUnreachable(Exception):
@@ -113,6 +104,13 @@ async def start(client: Client, settings: Settings) -> None:
         log.removeFilter(causes)
 
 
+async def reach(settings: Settings) -> None:
+    """Connect to the broker once, to see that it can be done. Raises `BrokerUnreachable`."""
+    client = AIOKafkaAdminClient(**client_arguments(settings))
+    await start(client, settings)
+    await client.close()
+
+
 class _Causes(logging.Filter):
     def __init__(self) -> None:
         super().__init__()
@@ -178,14 +176,7 @@ class Publisher:
         Raises `Invalid` ("too large") at once; the future raises `Transient` when the broker is
         away, `Invalid` when it takes less, and aiokafka's own error when it refuses otherwise.
         """
-        key, value = topic.key(record), encode(record)
-        size = len(key) + len(value) + BATCH_OVERHEAD
-        if size > topic.max_message:
-            raise Invalid(
-                "too large",
-                f"{size:,} bytes, and topic {topic_name(self._settings, topic)} takes "
-                f"{topic.max_message:,} at most",
-            )
+        key, value = key_and_value(topic, record, topic_name(self._settings, topic))
         return await self._queue(topic, key, value)
 
     async def enqueue_delete(self, topic: Topic, key: bytes) -> "asyncio.Future[None]":
@@ -211,8 +202,8 @@ async def _confirmed(sent: "asyncio.Future[Any]", name: str) -> None:
 def _sorted(error: KafkaError, name: str) -> Exception:
     """The verdict that an error of aiokafka amounts to; itself where it is neither of the two."""
     if isinstance(error, MessageSizeTooLargeError):
-        return Invalid("too large", f"topic {name} of this broker takes less: {error}")
-    if error.retriable or isinstance(error, KafkaTimeoutError):
+        return too_large_for_broker(name, error)
+    if broker_away(error):
         return Transient("broker away", f"topic {name}: {error}")
     unusable: Exception = error
     return unusable

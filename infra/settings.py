@@ -30,6 +30,7 @@ from pydantic_settings import (
     SettingsError as EnvSettingsError,
 )
 
+from streams.errors import Misconfigured
 from streams.prompts import QUESTION_PROMPTS
 from streams.records import SearchMode
 
@@ -41,7 +42,7 @@ Seconds = Annotated[float, Field(gt=0)]
 NO_SUCH = "there is no such setting; `infra/kailin.example.toml` lists them all"
 
 
-class SettingsError(Exception):
+class SettingsError(Misconfigured):
     """A setting is wrong; the message is one line a setting: key, value, what was expected."""
 
 

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
 
 from consumers import agent
-from consumers.stage import DONE, FAILED, Kafka, Message, Policy, Stage
+from consumers.stage import DONE, FAILED, MISCONFIGURED, Kafka, Message, Policy, Stage
 from infra import logs
 from infra.artifacts import ArtifactError
 from infra.component import ComponentError
-from infra.kafka import client_arguments, group_name, topic_name
+from infra.kafka import BrokerUnreachable, client_arguments, group_name, reach, topic_name
 from infra.settings import Settings, SettingsError
 from streams.errors import Invalid, Transient
 from streams.mesh import MeshError
@@ -46,8 +46,6 @@ if TYPE_CHECKING:
     from infra.embedding import Embedding
 
 log = logging.getLogger(__name__)
-
-WRONG = 2
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Record)
@@ -184,7 +182,7 @@ def run(stage: str, settings: Settings) -> int:
         print(  # noqa: T201
             f"{stage}: expected a stage, one of {', '.join((*STAGES, 'append'))}", file=sys.stderr
         )
-        return WRONG
+        return MISCONFIGURED
     logs.configure()
     metrics = Metrics(CollectorRegistry())
     ProcessCollector(registry=metrics.registry)
@@ -192,8 +190,8 @@ def run(stage: str, settings: Settings) -> int:
         return asyncio.run(_until_told_to_stop(stage, settings, metrics))
     except SettingsError as error:
         log.error("%s: %s", stage, error)
-        return WRONG
-    except (ArtifactError, ComponentError, MeshError) as error:
+        return MISCONFIGURED
+    except (ArtifactError, BrokerUnreachable, ComponentError, MeshError) as error:
         log.error("%s: %s", stage, error)
         return FAILED
 
@@ -203,11 +201,11 @@ async def _until_told_to_stop(stage: str, settings: Settings, metrics: Metrics) 
     loop = asyncio.get_running_loop()
     for told in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(told, stop.set)
-    if stage == "append":
-        from infra import append_worker
-
-        return await append_worker.run(settings, metrics, stop)
     with _serving(stage, settings, metrics):
+        if stage == "append":
+            from infra import append_worker
+
+            return await append_worker.run(settings, metrics, stop)
         async with AsyncExitStack() as stack:
             build = stack.enter_async_context(STAGES[stage](settings, metrics))
             built = await _unless(stop, build)
@@ -217,6 +215,8 @@ async def _until_told_to_stop(stage: str, settings: Settings, metrics: Metrics) 
 async def _work(
     stage: Stage[Any], settings: Settings, metrics: Metrics, stop: asyncio.Event
 ) -> int:
+    # faust would not say why the broker cannot be reached.
+    await _unless(stop, reach(settings))
     return await agent.run(
         stage,
         kafka=Kafka(
@@ -300,12 +300,6 @@ def _deleted_pmid(message: Message[Any]) -> int:
     key = message.key or b""
     if not key.isdigit():
         raise Invalid("key", f"expected the PMID of the deleted record, got {key[:40]!r}")
-    return int(key)
-
-
-def _pmid(key: bytes | None) -> int:
-    if key is None or not key.isdigit():
-        raise Invalid("key", f"expected a PMID, got {key!r}")
     return int(key)
 
 

@@ -1,4 +1,4 @@
-"""The two ways in which work on a record can fail; anything else is a fault of this program."""
+"""The ways in which work on a record can fail; anything else is a fault of this program."""
 
 
 class Transient(Exception):
@@ -24,3 +24,10 @@ class Invalid(Exception):
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason = reason
         self.detail = detail
+
+
+class Misconfigured(Exception):
+    """A setting is wrong: no record can succeed until it is put right, and waiting does not help.
+
+    The message is one line a setting: key, value, what was expected.
+    """

@@ -20,11 +20,13 @@ from infra.component import ComponentError
 from infra.embedding import Embedding, embedding
 from infra.mesh_files import read_mesh
 from infra.settings import Embedder
+from infra.settings import Kafka as KafkaSettings
 from infra.settings import Mesh as MeshSettings
 from model_engine import running_vllm
+from secured_engine import running_secured_kafka
 from streams.mesh import Mesh
 
-Started = TypeVar("Started", KafkaEngine, ElasticsearchEngine)
+Started = TypeVar("Started", KafkaEngine, ElasticsearchEngine, dict[str, KafkaSettings])
 
 
 @pytest.fixture(scope="session")
@@ -34,6 +36,15 @@ def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaEngi
     A test that stops it starts it again; topics need names of their own.
     """
     yield from _session(running_kafka, tmp_path_factory.mktemp("kafka data"))
+
+
+@pytest.fixture(scope="session")
+def secured_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, KafkaSettings]]:
+    """Settings of a real broker by security protocol: SASL_SSL, SSL and SASL_PLAINTEXT.
+
+    Topics need names of their own.
+    """
+    yield from _session(running_secured_kafka, tmp_path_factory.mktemp("secured kafka data"))
 
 
 @pytest.fixture(scope="session")

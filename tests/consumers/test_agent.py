@@ -16,11 +16,11 @@ from aiokafka.admin import AIOKafkaAdminClient
 from prometheus_client import CollectorRegistry
 
 from consumers import agent
-from consumers.stage import Kafka, Message, Policy, Stage
+from consumers.stage import MISCONFIGURED, Kafka, Message, Policy, Stage
 from engines import KafkaEngine, free_port
 from fakes import records
 from infra.kafka import topic_name
-from infra.settings import Settings
+from infra.settings import Settings, SettingsError
 from infra.topic_admin import create_topics
 from streams.codec import decode, encode
 from streams.errors import Invalid, Transient
@@ -331,6 +331,30 @@ async def test_a_fault_stops_the_worker_and_the_record_is_done_after_a_restart(
     async with bench.running(bench.stage(as_questions)):
         await bench.asked_about(1, 2, 3, 4, 5)
     assert await bench.committed() == 5
+
+
+async def test_a_wrong_setting_stops_the_worker_with_one_line(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+):
+    refused = SettingsError("elasticsearch: the server refused (status 401); check api_key")
+
+    async def from_the_second_on_refused(message: Message[Article]) -> list[Record]:
+        if message.offset >= 1:
+            # As where one request answers for many records.
+            raise refused
+        return await as_questions(message)
+
+    await bench.publish(*(records.article(n) for n in range(1, 6)))
+    async with bench.running(bench.stage(from_the_second_on_refused)) as worker:
+        assert await asyncio.wait_for(asyncio.shield(worker), 30) == MISCONFIGURED
+    assert await bench.committed() == 1
+    (line,) = [r for r in caplog.records if r.levelname == "ERROR" and r.name == "consumers.agent"]
+    name = topic_name(bench.settings, ARTICLES)
+    assert line.getMessage() == (
+        f"generate: stopped: {refused}; {name} partition 0 offset 1 is not committed"
+    )
+    assert line.exc_info is None
+    assert await bench.read(DEAD_LETTERS, 0) == []
 
 
 async def test_too_many_dead_letters_stop_the_worker(

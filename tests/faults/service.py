@@ -144,7 +144,9 @@ class Service:
 
         asyncio.run(publish())
 
-    def publish_raw(self, topic: Topic, key: bytes, value: bytes, *, partition: int = 0) -> None:
+    def publish_raw(
+        self, topic: Topic, key: bytes, value: bytes | None, *, partition: int = 0
+    ) -> None:
         async def publish() -> None:
             producer = AIOKafkaProducer(
                 bootstrap_servers=self.kafka.bootstrap, max_request_size=4 << 20

@@ -179,6 +179,25 @@ def test_poisoned_messages_end_in_the_dead_letters_with_their_reason(service: Se
     assert sorted(row["pmid"] for row in service.rows()) == list(range(100, 120))
 
 
+def test_a_tombstone_whose_key_is_no_pmid_ends_in_the_dead_letters(service: Service):
+    service.start("index")
+    keys = (b"PMID 7", "７".encode(), b"-7", b"", b"8")
+    for key in keys:
+        service.publish_raw(ARTICLES, key, None)
+    service.wait_until(lambda: (service.sample("index") or 0) == len(keys), "end of the topic")
+    service.wait_until(lambda: len(service.dead_letters()) >= 4, "dead letters")
+    letters = service.dead_letters()
+    assert [base64.b64decode(letter.key or "") for letter in letters] == list(keys[:4])
+    assert {(letter.stage, letter.reason, letter.value) for letter in letters} == {
+        ("index", "key", None)
+    }
+    assert "got b'PMID 7'" in letters[0].detail
+    # The last one is a deletion like any other.
+    service.wait_until(
+        lambda: (service.sample("index", "kailin_index_writes_total") or 0) == 1, "deletion"
+    )
+
+
 def test_a_model_server_that_is_away_delays_and_loses_nothing(service: Service):
     service.models.script = away(AWAY)
     service.start_all()

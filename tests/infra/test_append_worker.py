@@ -35,27 +35,6 @@ pytestmark = pytest.mark.kafka
 
 PARTITIONS = 3
 
-WORKER = """
-import asyncio, logging, signal, sys
-from prometheus_client import CollectorRegistry
-from infra.append_worker import run
-from infra.settings import SettingsError, load
-from streams.metrics import Metrics
-
-async def main():
-    stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    return await run(load(None), Metrics(CollectorRegistry()), stop)
-
-logging.basicConfig(level="INFO", format="%(levelname)s %(message)s")
-logging.getLogger("aiokafka").setLevel("CRITICAL")
-try:
-    sys.exit(asyncio.run(main()))
-except SettingsError as error:
-    logging.error(error)
-    sys.exit(2)
-"""
-
 
 class Worker:
     """The append stage in a process of its own, as `settings` have it."""
@@ -87,7 +66,7 @@ class Worker:
     def start(self) -> None:
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", WORKER],
+                [sys.executable, "-m", "infra.cli", "run", "append"],
                 cwd=self._directory,
                 env=self._environment,
                 stdout=log,

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from consumers.stage import MISCONFIGURED
 from engines import free_port
 from infra import stages
 from infra.settings import Settings
 
 
 def test_an_unknown_stage_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]):
-    assert stages.run("grenerate", Settings()) == stages.WRONG
+    assert stages.run("grenerate", Settings()) == MISCONFIGURED
     said = capsys.readouterr().err
     assert said == (
         "grenerate: expected a stage, one of index, generate, retrieve, score, prefer, append\n"
@@ -27,7 +28,7 @@ def test_a_port_in_use_is_one_line_and_status_2(tmp_path: Path):
         taken.listen()
         port = taken.getsockname()[1]
         ended = run_worker(tmp_path, KAILIN_PORTS__PREFER=str(port))
-    assert ended.returncode == stages.WRONG
+    assert ended.returncode == MISCONFIGURED
     assert ended.stderr.count("\n") == 1
     assert f"ports.prefer = {port}: cannot serve /metrics" in ended.stderr
 

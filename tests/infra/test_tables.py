@@ -1,7 +1,9 @@
 """The tables open in the tools that people have, and print for reading."""
 
 import io
+import re
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -43,6 +45,12 @@ def filled(settings: Settings) -> Settings:
     return settings
 
 
+def snippets() -> list[str]:
+    """The ways to open a table that the README shows."""
+    readme = Path(__file__).parent.parent.parent / "README.md"
+    return re.findall(r"```python\n(.*?)```", readme.read_text(), re.DOTALL)
+
+
 def append(settings: Settings, *records: Preference, first: int = 0) -> None:
     sink = DeltaSink(settings, "preferences", Metrics(CollectorRegistry()))
     sink.open()
@@ -62,13 +70,16 @@ def printed(table: str, settings: Settings, limit: int = 5, **how: bool) -> str:
     return f"[{status}] {text}"
 
 
-def test_opens_in_pandas(filled):
-    tables = filled.tables_uri
-    # README
-    from deltalake import DeltaTable
+def opened(settings: Settings, tool: str) -> dict[str, Any]:
+    """What is there after the README's lines for this tool."""
+    (lines,) = [snippet for snippet in snippets() if tool in snippet]
+    names: dict[str, Any] = {}
+    exec(lines.replace(".data/tables", settings.tables_uri), names)  # noqa: S102
+    return names
 
-    frame = DeltaTable(f"{tables}/preferences").to_pandas()
-    # end
+
+def test_opens_in_pandas(filled):
+    frame = opened(filled, "to_pandas")["frame"]
     assert sorted(frame["pmid"]) == [1001, 1002]
     assert list(frame["score_chosen"] - frame["score_rejected"]) == pytest.approx([0.2, 0.2])
     assert frame["context_chosen"][0][0]["title"] == "Platelets and salicylates, part 2001."
@@ -76,27 +87,14 @@ def test_opens_in_pandas(filled):
 
 
 def test_opens_in_duckdb(filled):
-    tables = filled.tables_uri
-    # README
-    import duckdb
-    from deltalake import DeltaTable
-
-    preferences = DeltaTable(f"{tables}/preferences").to_pyarrow_dataset()
-    wins = duckdb.sql("select generator_chosen, count(*) from preferences group by 1").fetchall()
-    # end
-    assert wins == [("theta1", 2)]
-    assert preferences.count_rows() == 2
+    names = opened(filled, "duckdb")
+    assert names["wins"] == [("theta1", 2)]
+    assert names["preferences"].count_rows() == 2
 
 
 def test_opens_in_hf_datasets(filled):
     pytest.importorskip("datasets")
-    tables = filled.tables_uri
-    # README
-    from datasets import Dataset
-    from deltalake import DeltaTable
-
-    data = Dataset(DeltaTable(f"{tables}/preferences").to_pyarrow_table())
-    # end
+    data = opened(filled, "datasets import")["data"]
     first = data.sort("pmid")[0]
     assert first["pmid"] == 1001
     assert first["question_chosen"] == "Does aspirin lower platelet aggregation, asks theta1?"

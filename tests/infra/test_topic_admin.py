@@ -1,22 +1,13 @@
 """Topics and clients against a real broker: creation, differences, security, clear errors."""
 
-import datetime as dt
-import ipaddress
 import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
-from engines import Engine, KafkaEngine, free_port
-from infra.artifacts import ArtifactError
+from engines import KafkaEngine, free_port
 from infra.kafka import (
     BrokerUnreachable,
     Publisher,
@@ -25,9 +16,9 @@ from infra.kafka import (
     start,
     topic_name,
 )
-from infra.kafka_broker import kafka_broker as embedded_broker
 from infra.settings import Kafka, Settings, SettingsError
 from infra.topic_admin import TopicError, create_topics, expected_settings
+from secured_engine import PASSWORD
 from streams.topics import ARTICLES, DEAD_LETTERS, TOPICS, Topic
 
 
@@ -124,118 +115,11 @@ def test_certificates_that_cannot_be_used_name_the_setting(tmp_path: Path) -> No
             client_arguments(Settings(kafka=kafka))
 
 
-@dataclass
-class Authority:
-    """A CA that the broker's and the client's certificates are of."""
-
-    ca: Path
-    issue: Callable[[str], tuple[Path, Path]]
-
-
-def authority(folder: Path) -> Authority:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "A CA for tests")])
-    now = dt.datetime.now(dt.UTC)
-
-    def certificate(
-        subject: x509.Name, public: ec.EllipticCurvePublicKey, *, ca: bool
-    ) -> x509.Certificate:
-        return (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(name)
-            .public_key(public)
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - dt.timedelta(hours=1))
-            .not_valid_after(now + dt.timedelta(days=1))
-            .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-            .add_extension(
-                x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]),
-                critical=False,
-            )
-            .sign(key, hashes.SHA256())
-        )
-
-    def issue(common_name: str) -> tuple[Path, Path]:
-        own = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
-        files = folder / f"{common_name}.crt", folder / f"{common_name}.key"
-        files[0].write_bytes(_pem(certificate(subject, own.public_key(), ca=False)))
-        files[1].write_bytes(
-            own.private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.PKCS8,
-                serialization.NoEncryption(),
-            )
-        )
-        return files
-
-    path = folder / "ca.crt"
-    path.write_bytes(_pem(certificate(name, key.public_key(), ca=True)))
-    return Authority(path, issue)
-
-
-def _pem(certificate: x509.Certificate) -> bytes:
-    return certificate.public_bytes(serialization.Encoding.PEM)
-
-
-@pytest.fixture(scope="module")
-def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Kafka, Path]]:
-    """Settings of a broker with SASL_SSL and SCRAM that wants client certificates; its folder."""
-    folder = tmp_path_factory.mktemp("secure")
-    trusted = authority(folder)
-    broker_cert, broker_key = trusted.issue("broker")
-    client_cert, client_key = trusted.issue("client")
-    plain = Kafka(
-        port=free_port(),
-        controller_port=free_port(),
-        security_protocol="SASL_PLAINTEXT",
-        username="reader",
-        password="a password",
-    )
-    settings = plain.model_copy(
-        update={
-            "bootstrap": plain.servers,
-            "security_protocol": "SASL_SSL",
-            "ca_file": trusted.ca,
-            "cert_file": client_cert,
-            "key_file": client_key,
-        }
-    )
-    keystore = folder / "keystore.pem"
-    keystore.write_bytes(broker_key.read_bytes() + broker_cert.read_bytes())
-    try:
-        component = embedded_broker(plain, folder, java=("-XX:TieredStopAtLevel=1",))
-    except ArtifactError as error:
-        from engines import unavailable
-
-        unavailable(str(error))
-    properties = Path(component.command[-1])
-    properties.write_text(
-        properties.read_text().replace("CLIENT:SASL_PLAINTEXT", "CLIENT:SASL_SSL")
-        + "listener.name.client.ssl.client.auth=required\n"
-        + "ssl.keystore.type=PEM\nssl.truststore.type=PEM\n"
-        + f"ssl.keystore.location={keystore}\nssl.truststore.location={trusted.ca}\n"
-    )
-
-    async def ready() -> bool:
-        try:
-            async with Publisher(Settings(kafka=settings)):
-                return True
-        except BrokerUnreachable:
-            return False
-
-    engine = Engine(replace(component, ready=ready))
-    try:
-        engine.start()
-        yield settings, folder
-    finally:
-        engine.kill()
-
-
 @pytest.mark.kafka
-async def test_scram_over_tls_creates_publishes_and_reads(secure: tuple[Kafka, Path]) -> None:
-    settings = Settings(kafka=secure[0].model_copy(update={"prefix": "tls."}))
+async def test_scram_over_tls_creates_publishes_and_reads(
+    secured_kafka: dict[str, Kafka],
+) -> None:
+    settings = Settings(kafka=secured_kafka["SASL_SSL"].model_copy(update={"prefix": "tls."}))
     assert await create_topics(settings, [ARTICLES]) == ()
     async with Publisher(settings) as publisher:
         await publisher.delete(ARTICLES, b"7")
@@ -263,10 +147,10 @@ async def test_scram_over_tls_creates_publishes_and_reads(secure: tuple[Kafka, P
     ],
 )
 async def test_wrong_credentials_are_one_line_with_the_cause(
-    secure: tuple[Kafka, Path], wrong: dict[str, object], cause: str
+    secured_kafka: dict[str, Kafka], wrong: dict[str, object], cause: str
 ) -> None:
-    given = secure[0].model_dump() | wrong
+    given = secured_kafka["SASL_SSL"].model_dump() | wrong
     with pytest.raises(BrokerUnreachable, match=cause) as refused:
         await create_topics(Settings(kafka=Kafka(**given)), [DEAD_LETTERS])
     assert "\n" not in str(refused.value)
-    assert "a password" not in str(refused.value)
+    assert PASSWORD not in str(refused.value)
