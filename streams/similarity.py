@@ -20,6 +20,7 @@ Equation 3 is the mean over all pairs of a term of the document and one of the c
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice, repeat
 from typing import Literal
 
 import numpy as np
@@ -65,17 +66,19 @@ class Similarity:
         self.frequency: Frequency = frequency
         self.terms: Terms = terms
         measure = _published(mesh) if frequency == "kailin" else _lin(mesh, frequency, counts)
-        self._rows = dict(measure.rows)
+        # By UI, its row as the bytes of an index: see `_pack`.
+        self._rows = {ui: np.intp(row).tobytes() for ui, row in measure.rows.items()}
         self._content = measure.content
         self._combine = measure.combine
         self._widths = np.array([len(held) for held in measure.nodes])
         self._nodes = _padded(measure.nodes, self._widths, blank=len(measure.ranks))
         self._ranks = np.append(measure.ranks, 0).astype(np.min_scalar_type(measure.ranks.max()))
         self._scratch = np.zeros((len(self._ranks), _BLOCK), self._ranks.dtype)
+        self._lanes = np.arange(_BLOCK)[:, None]
 
     def information_content(self, ui: str) -> float:
         """IC of one descriptor (eq. 1), at least 0. Raises `KeyError` for an unknown one."""
-        content = float(self._content[self._rows[ui]])
+        content = float(self._content[_unpack(self._rows[ui])[0]])
         return 0.0 if content == _ZERO else content
 
     def unknown(self, descriptors: Iterable[str]) -> int:
@@ -84,31 +87,49 @@ class Similarity:
 
     def pair(self, x: str, y: str) -> float:
         """Similarity of two descriptors (eq. 2), in [0, 1]. Raises `KeyError` for unknown ones."""
-        rows = np.array([self._rows[x], self._rows[y]])
-        return float(self._pairs(rows[:1], rows[1:])[0, 0])
+        left, right = _unpack(self._rows[x]), _unpack(self._rows[y])
+        return float(self._pairs(left, right)[0, 0])
 
     def document_score(self, document: Sequence[str], context: Sequence[str]) -> float | None:
-        """Mean similarity of all pairs of descriptor UIs (eq. 3), in [0, 1].
+        """The score of one context, see `document_scores`."""
+        (score,) = self.document_scores(document, [context])
+        return score
 
-        UIs that the edition does not have are passed over; None where a side has none left.
+    def document_scores(
+        self, document: Sequence[str], contexts: Iterable[Sequence[str]]
+    ) -> list[float | None]:
+        """By context, the mean similarity of all its pairs of descriptor UIs (eq. 3), in [0, 1].
+
+        UIs that the edition does not have are passed over; None where a side has none left. All
+        contexts of a document are compared at once, which costs less than one after the other.
+        """
+        left = _unpack(self._pack(document))
+        packed = [self._pack(context) for context in contexts]
+        right = _unpack(b"".join(packed))
+        if not left.size or not right.size:
+            return [None] * len(packed)
+        sums = np.zeros(right.size)
+        for start in range(0, left.size, _BLOCK):
+            sums += np.add.reduce(self._pairs(left[start : start + _BLOCK], right), axis=0)
+        of_terms = iter(sums.tolist())
+        sizes = [len(rows) // right.itemsize for rows in packed]
+        return [
+            sum(islice(of_terms, size)) / (left.size * size) if size else None for size in sizes
+        ]
+
+    def _pack(self, descriptors: Iterable[str]) -> bytes:
+        """The rows of the known descriptors, one after the other, as `_unpack` reads them.
+
+        Look-ups take much of a call's time, and joining bytes is the quickest way from UIs to an
+        array. An unknown UI gives no bytes and so is left out.
         """
         if self.terms == "set":
-            document, context = list(dict.fromkeys(document)), list(dict.fromkeys(context))
-        left, right = self._known(document), self._known(context)
-        if not left.size or not right.size:
-            return None
-        total = 0.0
-        for start in range(0, left.size, _BLOCK):
-            total += float(self._pairs(left[start : start + _BLOCK], right).sum())
-        return total / (left.size * right.size)
-
-    def _known(self, descriptors: Iterable[str]) -> Rows:
-        found = map(self._rows.get, descriptors)
-        return np.array([row for row in found if row is not None], np.intp)
+            descriptors = dict.fromkeys(descriptors)
+        return b"".join(map(self._rows.get, descriptors, repeat(b"")))
 
     def _pairs(self, left: Rows, right: Rows) -> Floats:
-        """Similarities of at most `_BLOCK` rows with others, shape (right, left)."""
-        x, y = self._content.take(left), self._content.take(right)[:, None]
+        """Similarities of at most `_BLOCK` rows with others, shape (left, right)."""
+        x, y = self._content.take(left)[:, None], self._content.take(right)
         return self._combine(self._highest_common(left, right), x, y)
 
     def _highest_common(self, left: Rows, right: Rows) -> Rows:
@@ -119,15 +140,20 @@ class Similarity:
         and keeps the maximum. Ranks are small integers, so a line is 32 bytes: one load a node for
         all of the left.
         """
-        mine = self._nodes.take(left, axis=0)[:, : self._widths.take(left).max()]
-        theirs = self._nodes.take(right, axis=0)[:, : self._widths.take(right).max()]
-        written = mine * _BLOCK + np.arange(left.size)[:, None]
+        mine = self._nodes.take(left, axis=0)[:, : np.maximum.reduce(self._widths.take(left))]
+        theirs = self._nodes.take(right, axis=0)[:, : np.maximum.reduce(self._widths.take(right))]
+        written = mine * np.intp(_BLOCK) + self._lanes[: left.size]
         places = self._scratch.reshape(-1)
         places[written] = self._ranks.take(mine)
         # The indices are our own, so they need no check: `clip` is the fastest mode.
-        common: Rows = self._scratch.take(theirs.T, axis=0, mode="clip").max(axis=0)
+        lines = self._scratch.take(theirs.T, axis=0, mode="clip")
+        common: Rows = np.maximum.reduce(lines, axis=0)
         places[written] = 0
-        return common[:, : left.size]
+        return common.T[: left.size]
+
+
+def _unpack(rows: bytes) -> Rows:
+    return np.frombuffer(rows, np.intp)
 
 
 def annotation_counts(records: Iterable[Iterable[str]]) -> Counter[str]:
@@ -248,6 +274,6 @@ def _count_below(held: Sequence[Descriptor], holders: Mapping[str, int]) -> Floa
 
 def _padded(nodes: Sequence[Rows], widths: Rows, blank: int) -> Rows:
     """The nodes of each row, then `blank` up to the length of the longest."""
-    table = np.full((len(nodes), int(widths.max())), blank, np.intp)
+    table = np.full((len(nodes), int(widths.max())), blank, np.min_scalar_type(blank))
     table[np.arange(table.shape[1]) < widths[:, None]] = np.concatenate(nodes)
     return table

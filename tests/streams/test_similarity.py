@@ -129,6 +129,28 @@ def test_scores_are_those_of_brute_force(of: Mesh, data: st.DataObject) -> None:
     assert ours.document_score(document, context) == pytest.approx(expected, abs=1e-12)
 
 
+@given(hierarchies(), st.sampled_from(["each", "set"]), st.data())
+@settings(max_examples=100, deadline=None)
+def test_contexts_scored_at_once_are_scored_one_by_one(of: Mesh, terms, data) -> None:
+    frequency = data.draw(st.sampled_from(["intrinsic", "corpus", "kailin"]))
+    ours = Similarity(of, frequency, terms=terms, counts=data.draw(counts_for(of)))
+    # The last is no descriptor of the edition.
+    uis = st.lists(st.sampled_from([d.ui for d in of.descriptors] + ["D999999"]), max_size=20)
+    document, contexts = data.draw(uis), data.draw(st.lists(uis, max_size=5))
+    found = ours.document_scores(document, contexts)
+    assert len(found) == len(contexts)
+    for score, context in zip(found, contexts, strict=True):
+        kept = [[ui for ui in side if not ours.unknown([ui])] for side in (document, context)]
+        if terms == "set":
+            kept = [list(dict.fromkeys(side)) for side in kept]
+        pairs = [ours.pair(x, y) for x in kept[0] for y in kept[1]]
+        if pairs:
+            assert score == pytest.approx(sum(pairs) / len(pairs), abs=1e-12)
+            assert 0.0 <= score <= 1.0
+        else:
+            assert score is None
+
+
 def brute_published(of: Mesh, x: str, y: str) -> float:
     """The published scorer's formula by the letter, from tree number strings alone."""
     numbers = {d.ui: d.tree_numbers for d in of.descriptors}
