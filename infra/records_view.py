@@ -7,15 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import orjson
-import pyarrow as pa
-import pyarrow.compute as pc
 from rich.console import Console, Group
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 from infra.settings import Settings
-from infra.tables import DROPPED, SCHEMAS, TableError, open_table
+from infra.tables import DROPPED, SCHEMAS, TableError, select
 
 Row = dict[str, Any]
 
@@ -56,13 +54,11 @@ def show(
 
 def newest(table: str, settings: Settings, limit: int) -> list[Row]:
     """The `limit` rows appended last, newest first. Raises `TableError` where there is no table."""
-    rows = open_table(settings, table).to_pyarrow_dataset()
-    # Two passes, so that the texts are read for the chosen rows only.
-    times = rows.to_table(columns=["appended", "id"])
-    order = times.sort_by([("appended", "descending"), ("id", "ascending")])
-    ids = order.column("id")[:limit].to_pylist()
-    found = rows.to_table(filter=pc.field("id").isin(pa.array(ids, pa.string()))).to_pylist()
-    return sorted(found, key=lambda row: ids.index(row["id"]))
+    return select(
+        settings,
+        table,
+        f"select * from rows order by appended desc, id limit {limit}",  # noqa: S608
+    )
 
 
 def _record(row: Row) -> Panel:
