@@ -54,6 +54,11 @@ class Acks:
         taken = self._open.get(partition)
         return taken[0] if taken else self._next.get(partition)
 
+    def foremost(self) -> tuple[int, int] | None:
+        """The partition that holds the most messages, and the offset that they wait for."""
+        taken = max(self._open.items(), key=lambda held: len(held[1]), default=None)
+        return (taken[0], taken[1][0]) if taken and taken[1] else None
+
     @property
     def held(self) -> int:
         """How many messages were taken and are not acked, finished or not."""

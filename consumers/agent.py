@@ -21,7 +21,7 @@ from aiokafka.errors import KafkaError
 
 from consumers.acks import Acks
 from consumers.dead_letters import DeadLetterLimit, dead_letter
-from consumers.delivery import Delivery
+from consumers.delivery import Delivery, check_key
 from consumers.stage import (
     DONE,
     FAILED,
@@ -32,11 +32,13 @@ from consumers.stage import (
     Policy,
     Stage,
     TooManyDeadLetters,
+    arrival,
 )
+from consumers.together import together
 from streams.codec import decode
 from streams.errors import Invalid, Misconfigured, Transient
 from streams.metrics import Metrics
-from streams.records import Article, DeadLetter, Record
+from streams.records import Record
 from streams.topics import DEAD_LETTERS, TOPICS, Topic
 
 COMMIT_EVERY = 1.0
@@ -47,6 +49,8 @@ GRACE = 5.0
 HELD = 8
 
 log = logging.getLogger(__name__)
+# Each dead letter has its line: unlike the other lines here, `DeadLetterLimit` bounds them.
+set_aside = logging.getLogger("consumers.dead_letters")
 
 
 async def run(
@@ -93,19 +97,21 @@ def _status(
 ) -> int:
     if worker.failure.done():
         error = worker.failure.exception()
-        if isinstance(error, TooManyDeadLetters):
-            log.error("%s: stopped: %s", stage.name, error)
-            return TOO_MANY_DEAD_LETTERS
-        if isinstance(error, Misconfigured):
-            log.error("%s: stopped: %s", stage.name, "; ".join([str(error), *error.__notes__]))
-            return MISCONFIGURED
-        log.error("%s: stopped by a fault of its own", stage.name, exc_info=error)
-        return FAILED
-    if app.crash_reason or background.done():
+    elif app.crash_reason or background.done():
         error = app.crash_reason or background.exception()
-        log.error("%s: stopped: the connection to Kafka failed: %r", stage.name, error)
-        return FAILED
-    return DONE
+        if isinstance(error, KafkaError):
+            log.error("%s: stopped: the connection to Kafka failed: %r", stage.name, error)
+            return FAILED
+    else:
+        return DONE
+    if isinstance(error, TooManyDeadLetters):
+        log.error("%s: stopped: %s", stage.name, error)
+        return TOO_MANY_DEAD_LETTERS
+    if isinstance(error, Misconfigured):
+        log.error("%s: stopped: %s", stage.name, "; ".join([str(error), *error.__notes__]))
+        return MISCONFIGURED
+    log.error("%s: stopped by a fault of its own", stage.name, exc_info=error)
+    return FAILED
 
 
 async def _stop(app: faust.App) -> None:
@@ -204,15 +210,14 @@ class _Worker:
         async for event in cast(faust.Stream[Any], stream).noack().events():
             if self.ending:
                 continue
-            # Nothing is awaited between faust's own check that the message belongs to the present
-            # assignment and here.
+            # No await since faust checked that the message belongs to the present assignment.
             self._begin(event.message)
-            while self.tasks and (
-                len(self.handling) >= self.policy.window
-                or self.acks.held >= self.policy.window * HELD
-            ):
+            while self.tasks and (len(self.handling) >= self.policy.window or self._held_back()):
                 self.moved.clear()
                 await self.moved.wait()
+
+    def _held_back(self) -> bool:
+        return self.acks.held >= self.policy.window * HELD
 
     def _begin(self, message: Any) -> None:
         acks = self.acks
@@ -228,13 +233,16 @@ class _Worker:
         self.metrics.in_flight.labels(self.stage.name).set(len(self.tasks))
 
         def ended(task: asyncio.Task[None]) -> None:
+            abandoned = task not in self.tasks
             self.tasks.discard(task)
             self.handling.discard(task)
             self.metrics.in_flight.labels(self.stage.name).set(len(self.tasks))
             self.moved.set()
             if task.cancelled():
-                return
-            if error := task.exception():
+                # By whom, if not by `_abandon`? The message is neither done nor given up.
+                if not abandoned:
+                    self._fail(RuntimeError("the work on a message was cancelled"), message)
+            elif error := task.exception():
                 self._fail(error, message)
             else:
                 acks.finish(message.partition, message.offset)
@@ -260,9 +268,9 @@ class _Worker:
     async def _process(self, message: Any) -> None:
         stage = self.stage
         record = None if message.value is None else decode(stage.source.record, message.value)
-        taken: Message[Any] = Message(
-            record, message.key, message.topic, message.partition, message.offset
-        )
+        check_key(stage.source, record, message.key)
+        where = message.key, message.topic, message.partition, message.offset
+        taken: Message[Any] = Message(record, *where)
         with self.metrics.handler_seconds.labels(stage.name).time():
             outputs = await self._handle(taken)
         self.handling.discard(cast(asyncio.Task[Any], asyncio.current_task()))
@@ -271,13 +279,10 @@ class _Worker:
             if len(outputs) == 1:
                 await self.deliver(stage.sink, outputs[0])
             else:
-                await asyncio.gather(*(self.deliver(stage.sink, output) for output in outputs))
+                await together(self.deliver(stage.sink, output) for output in outputs)
             self.metrics.records_out.labels(stage.name).inc(len(outputs))
-        if record is not None and not isinstance(record, DeadLetter):
-            arrived = record.arrived if isinstance(record, Article) else record.source.arrived
-            age = (
-                datetime.now(UTC) - arrived.replace(tzinfo=arrived.tzinfo or UTC)
-            ).total_seconds()
+        if record is not None and (arrived := arrival(record)):
+            age = (datetime.now(UTC) - arrived).total_seconds()
             self.metrics.end_to_end_seconds.labels(stage.name).observe(max(age, 0.0))
         if stage.observe:
             stage.observe(taken, outputs)
@@ -291,6 +296,9 @@ class _Worker:
         raise AssertionError("pauses never end")
 
     async def _again(self, reason: str, pause: float, detail: str) -> None:
+        if cast(asyncio.Task[Any], asyncio.current_task()).cancelling():
+            # What failed was cancelled, and said so as if its component were away.
+            raise asyncio.CancelledError
         self.metrics.retries.labels(self.stage.name, reason).inc()
         log.warning("%s: again in %.1f s: %s", self.stage.name, pause, detail)
         await asyncio.sleep(pause)
@@ -317,7 +325,7 @@ class _Worker:
         )
         await self.deliver(DEAD_LETTERS, letter)
         self.metrics.dead_letters.labels(self.stage.name, error.reason).inc()
-        log.warning(
+        set_aside.warning(
             "%s: dead letter for %s partition %d offset %d: %s",
             *(self.stage.name, message.topic, message.partition, message.offset, error),
         )
@@ -328,6 +336,11 @@ class _Worker:
             await asyncio.sleep(COMMIT_EVERY)
             await self.commit()
             self._measure_lag()
+            if self._held_back() and (waiting := self.acks.foremost()):
+                log.warning(
+                    "%s: takes nothing more until %s partition %d offset %d is done",
+                    *(self.stage.name, self.topic_name(self.stage.source), *waiting),
+                )
 
     async def commit(self) -> None:
         """Commit the offsets that are acked, if there are new ones."""
@@ -380,7 +393,7 @@ class _Worker:
             log.warning("%s: the last acks are not committed: %r", self.stage.name, error)
 
     async def _abandon(self) -> None:
-        tasks = list(self.tasks)
+        tasks, self.tasks = self.tasks, set()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

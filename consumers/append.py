@@ -17,8 +17,8 @@ ID = re.compile(r"[0-9a-f]{32}")
 def row(preference: Preference) -> tuple[str, Row]:
     """The table that a record belongs to and its row, without the time of appending.
 
-    Raises `Invalid` ("field") for what the tables cannot hold: another form of id, a number past
-    64 bits, a time without a zone, a preference without two scored questions.
+    Raises `Invalid` ("field") for what the tables cannot hold: another form of id, a time without
+    a zone, a preference without two scored questions.
     """
     if not ID.fullmatch(preference.id):
         raise Invalid("field", f"id: expected 32 hex digits, got {preference.id[:80]!r}")
@@ -72,7 +72,7 @@ def _about(preference: Preference) -> Row:
     return {
         "id": preference.id,
         "pmid": source.pmid,
-        "version": _integer("source.version", source.version),
+        "version": source.version,
         "text_hash": source.text_hash,
         "title": source.title,
         "margin": preference.margin,
@@ -104,9 +104,9 @@ def _generated(candidate: Candidate) -> Row:
         "prompt": candidate.prompt,
         "temperature": candidate.temperature,
         "top_p": candidate.top_p,
-        "max_tokens": _integer("candidate.max_tokens", candidate.max_tokens),
-        "seed": _integer("candidate.seed", candidate.seed),
-        "attempts": _integer("candidate.attempts", candidate.attempts),
+        "max_tokens": candidate.max_tokens,
+        "seed": candidate.seed,
+        "attempts": candidate.attempts,
     }
 
 
@@ -120,13 +120,7 @@ def _passage(passage: Passage) -> Row:
         "title": passage.title,
         "abstract": passage.abstract,
         "mesh": list(passage.mesh),
-        "bm25_rank": _integer("passage.bm25_rank", passage.bm25_rank),
-        "dense_rank": _integer("passage.dense_rank", passage.dense_rank),
+        "bm25_rank": passage.bm25_rank,
+        "dense_rank": passage.dense_rank,
         "score": passage.score,
     }
-
-
-def _integer(name: str, value: int | None) -> int | None:
-    if value is not None and not -(2**63) <= value < 2**63:
-        raise Invalid("field", f"{name}: expected an integer of 64 bits")
-    return value

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
+import orjson
+
 from streams.codec import encode
 from streams.errors import Invalid
 from streams.records import DeadLetter
@@ -20,6 +22,8 @@ from streams.topics import DEAD_LETTERS
 DETAIL = 10_000
 STACK = 20_000
 PART = 64 << 10
+# The same for all headers together, as JSON.
+HEADERS = 96 << 10
 # The envelope that Kafka puts round a message, generously.
 ENVELOPE = 4 << 10
 
@@ -56,7 +60,7 @@ def dead_letter(
         at=at,
     )
     room = DEAD_LETTERS.max_message - len(encode(letter)) - ENVELOPE
-    value_text = _base64("value", value, room // 4 * 3, cut)
+    value_text = _base64("value", value, max(room, 0) // 4 * 3, cut)
     detail = "; ".join([letter.detail, *cut] if letter.detail else cut)
     return replace(letter, value=value_text, detail=detail)
 
@@ -94,13 +98,15 @@ def _headers(
     headers: Sequence[tuple[str, bytes | None]], cut: list[str]
 ) -> tuple[tuple[str, str], ...]:
     kept: list[tuple[str, str]] = []
-    room = PART
+    room = HEADERS
     for name, data in headers:
-        room -= len(name) + len(data or b"")
+        header = _text(name), base64.b64encode(data or b"").decode()
+        # As JSON, with the comma after it: a header without a name or value takes room as well.
+        room -= len(orjson.dumps(header)) + 1
         if room < 0:
             cut.append(f"{len(kept)} of {len(headers)} headers kept")
             break
-        kept.append((_text(name), base64.b64encode(data or b"").decode()))
+        kept.append(header)
     return tuple(kept)
 
 

@@ -10,7 +10,7 @@ from aiokafka.partitioner import DefaultPartitioner
 from consumers.stage import Policy
 from streams.codec import encode
 from streams.errors import Invalid
-from streams.records import Record
+from streams.records import DeadLetter, Record
 from streams.topics import Topic
 
 # What Kafka adds to one record that makes a batch of its own: 61 bytes for the batch, and lengths,
@@ -27,6 +27,19 @@ def key_and_value(topic: Topic, record: Record, name: str) -> tuple[bytes, bytes
             "too large", f"{size:,} bytes, and topic {name} takes {topic.max_message:,} at most"
         )
     return key, value
+
+
+def check_key(topic: Topic, record: Record | None, key: bytes | None) -> None:
+    """Raise `Invalid` ("key") where a message of `topic` is not keyed by the record that it holds.
+
+    Such a one may lie on another partition than the record's other states, in no order with them.
+    A dead letter may have any key, and so may a tombstone, which holds none.
+    """
+    if record is None or isinstance(record, DeadLetter):
+        return
+    if (expected := topic.key(record)) != key:
+        got = None if key is None else key[:40]
+        raise Invalid("key", f"expected {expected!r}, as the record says, got {got!r}")
 
 
 def too_large_for_broker(name: str, error: MessageSizeTooLargeError) -> Invalid:

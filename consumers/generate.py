@@ -1,10 +1,10 @@
 """Ask every question generator about a record (KAILIN, Algorithm 1, line 3)."""
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from consumers.ports import Generate, Prompted
+from consumers.together import together
 from streams.prompts import question_prompt
 from streams.questions import Limits, extract, rejection
 from streams.records import Article, Candidate, Questions, Role, Source, record_id, seed, text_hash
@@ -62,9 +62,9 @@ async def generate(
         arrived=article.arrived,
     )
     versions = [generator.version for generator in generators]
-    id = record_id(source.pmid, source.text_hash, role, versions)
-    candidates = await asyncio.gather(
-        *(_candidate(generator, id, source, limits) for generator in generators)
+    id = record_id(source.pmid, source.text_hash, role, versions, indexed=bool(source.mesh))
+    candidates = await together(
+        _candidate(generator, id, source, limits) for generator in generators
     )
     return Questions(id=id, role=role, source=source, candidates=tuple(candidates))
 

@@ -1,8 +1,7 @@
 """retrieve: `questions` → `contexts`, the k records that answer each question best."""
 
-import asyncio
-
 from consumers.ports import Embed, Hit, Search
+from consumers.together import together
 from streams.fusion import reciprocal_rank_fusion
 from streams.records import Candidate, Contexts, Passage, Questions, Retrieval, SearchMode
 
@@ -36,7 +35,7 @@ async def retrieve(
         id=questions.id,
         role=questions.role,
         source=questions.source,
-        retrievals=tuple(await asyncio.gather(*map(retrieval, questions.candidates))),
+        retrievals=tuple(await together(map(retrieval, questions.candidates))),
     )
 
 

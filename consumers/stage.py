@@ -3,9 +3,10 @@
 import random
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
-from streams.records import Record
+from streams.records import Article, DeadLetter, Record
 from streams.topics import Topic
 
 R = TypeVar("R", bound=Record)
@@ -28,6 +29,14 @@ class Message(Generic[R]):
     topic: str
     partition: int
     offset: int
+
+
+def arrival(record: Record) -> datetime | None:
+    """When what a record is about arrived; without a zone it is taken as UTC. Letters have none."""
+    if isinstance(record, DeadLetter):
+        return None
+    arrived = record.arrived if isinstance(record, Article) else record.source.arrived
+    return arrived.replace(tzinfo=arrived.tzinfo or UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,8 +20,8 @@ from aiokafka.errors import KafkaError
 
 from consumers.append import Row, row
 from consumers.dead_letters import DeadLetterLimit, dead_letter
-from consumers.delivery import broker_away
-from consumers.stage import DONE, FAILED, TOO_MANY_DEAD_LETTERS
+from consumers.delivery import broker_away, check_key
+from consumers.stage import DONE, FAILED, MISCONFIGURED, TOO_MANY_DEAD_LETTERS, Policy
 from infra.delta_sink import DeltaSink, Entry, Fenced, Position
 from infra.kafka import (
     BrokerUnreachable,
@@ -60,9 +60,9 @@ class Stopped(Exception):
 async def run(settings: Settings, metrics: Metrics, stop: asyncio.Event) -> int:
     """Append until `stop` is set. Returns the exit status of the stage.
 
-    0 when stopped, 1 when the tables or the topic are not usable, 3 when there were too many dead
-    letters; the reason is logged as one line. A broker or a store of the tables that is away is
-    waited for. Raises `SettingsError`.
+    0 when stopped, 1 when Kafka refuses, 2 when the tables are not usable or were filled from
+    another topic, 3 when there were too many dead letters; the reason is logged as one line. A
+    broker or a store of the tables that is away is waited for. Raises `SettingsError`.
     """
     try:
         async with AsyncExitStack() as stack:
@@ -71,7 +71,10 @@ async def run(settings: Settings, metrics: Metrics, stop: asyncio.Event) -> int:
             return await worker.work()
     except Stopped:
         return DONE
-    except (OffsetsLost, TableError, Invalid) as error:
+    except (OffsetsLost, TableError) as error:
+        log.error("append: %s", error)
+        return MISCONFIGURED
+    except Invalid as error:
         log.error("append: %s", error)
     except KafkaError as error:
         log.error("append: Kafka refuses: %s", error)
@@ -219,7 +222,8 @@ class _Worker(ConsumerRebalanceListener):  # type: ignore[misc]
             f"topic {partition.topic} [{partition.partition}] {found}, but the tables at "
             f"{self._settings.tables_uri} were filled up to offset {filled}: the topic was made "
             "anew, or `kafka` in the settings names another broker than before; set `tables` to a "
-            "new place, or bring the broker's data back"
+            "new place, or bring the broker's data back, or name the former broker or another "
+            "`kafka.prefix`, whose topics the tables do not know"
         )
 
     def _report_gap(self, partition: TopicPartition, first: int, end: int) -> None:
@@ -269,7 +273,9 @@ class _Worker(ConsumerRebalanceListener):  # type: ignore[misc]
             try:
                 if message.value is None:
                     raise Invalid("no value", "expected a preference record, got a tombstone")
-                entry = _entry(message, *row(decode(Preference, message.value)))
+                preference = decode(Preference, message.value)
+                check_key(PREFERENCES, preference, message.key)
+                entry = _entry(message, *row(preference))
                 reads.append(_Read(message, entry, is_new))
             except Invalid as error:
                 reads.append(_Read(message, _entry(message), is_new, error))
@@ -316,8 +322,7 @@ class _Worker(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def _patiently(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """What `attempt` returns, tried again while a component is away. Raises `Stopped`."""
-        wait = self._settings.workers.retry_first
-        while True:
+        for pause in Policy(**self._settings.workers.model_dump()).pauses():
             try:
                 return await attempt()
             except Transient as error:
@@ -329,13 +334,13 @@ class _Worker(ConsumerRebalanceListener):  # type: ignore[misc]
                 if not broker_away(error):
                     raise
                 trouble, reason = error, "broker away"
-            log.warning("append: %s; trying again in %g s", trouble, wait)
+            log.warning("append: %s; trying again in %.1f s", trouble, pause)
             self._metrics.retries.labels(STAGE, reason).inc()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._stop.wait(), wait)
+                await asyncio.wait_for(self._stop.wait(), pause)
             if self._stop.is_set():
-                raise Stopped
-            wait = min(2 * wait, self._settings.workers.retry_longest)
+                break
+        raise Stopped
 
 
 @dataclass(frozen=True, slots=True)

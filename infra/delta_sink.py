@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 SMALL, LARGE = 16 << 20, 128 << 20
 LARGE_EVERY = 16
 VACUUM_EVERY = 24 * 3600.0
+# Ids read at a time.
+ID_BATCH = 50_000
 
 # delta-rs colours the causes in its messages.
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -103,7 +105,7 @@ class DeltaSink:
     def refresh(self) -> None:
         """Go to the newest versions, and take in the ids that other workers have committed."""
         for table in self._tables:
-            self._ids.add(table.refresh())
+            table.refresh(self._ids)
             self._publish(table)
 
     def positions(self, partition: int) -> list[Position | None]:
@@ -141,7 +143,7 @@ class DeltaSink:
         now = datetime.now(UTC)
         for row in rows:
             self._metrics.end_to_end_seconds.labels("append").observe(
-                (now - row["arrived"]).total_seconds()
+                max(0.0, (now - row["arrived"]).total_seconds())
             )
         self._metrics.records_out.labels("append").inc(len(rows))
         self._metrics.rows_appended.labels(table.name).inc(len(rows))
@@ -191,23 +193,25 @@ class _Table:
         # Those of the version that `delta` is at, read when they are first asked for.
         self._positions: dict[int, Position | None] = {}
 
-    def refresh(self) -> list[str]:
-        """Go to the newest version; the ids in files that this worker has not written or read."""
+    def refresh(self, ids: RowIds) -> None:
+        """Go to the newest version; add the ids in files that this worker has not written or read.
+
+        They are read in batches, for as strings they take several times the memory.
+        """
         self._positions.clear()
         try:
             self.delta.update_incremental()
             if self.is_known:
-                return []
+                return
             fragments = {f.path: f for f in self.delta.to_pyarrow_dataset().get_fragments()}
-            ids: list[str] = []
             for path in fragments.keys() - self._read:
-                ids += fragments[path].to_table(columns=["id"]).column("id").to_pylist()
+                for batch in fragments[path].to_batches(columns=["id"], batch_size=ID_BATCH):
+                    ids.add(batch.column("id").to_pylist())
             self.rows = self.delta.count()
         except (DeltaError, OSError) as error:
             raise self._transient(error) from error
         self._read = set(fragments)
         self._version = self.delta.version()
-        return ids
 
     @property
     def is_known(self) -> bool:

@@ -65,6 +65,8 @@ def index_body(dimensions: int) -> dict[str, Any]:
             "properties": {
                 "pmid": {"type": "long"},
                 "version": {"type": "integer"},
+                # The version by which writes are ordered, which cannot be searched for itself.
+                "offset": {"type": "long"},
                 "title": text,
                 "abstract": text,
                 "embedding": {
@@ -96,11 +98,12 @@ def index_body(dimensions: int) -> dict[str, Any]:
     }
 
 
-def document(article: Article, vector: Vector) -> dict[str, Any]:
-    """What the index holds of a record."""
+def document(article: Article, vector: Vector, offset: int) -> dict[str, Any]:
+    """What the index holds of a record, whose message has this offset."""
     return {
         "pmid": article.pmid,
         "version": article.version,
+        "offset": offset,
         "title": article.title,
         "abstract": article.abstract,
         "embedding": vector.tolist(),
@@ -173,6 +176,34 @@ def _leaves(tree: Mapping[str, Any], at: tuple[str, ...] = ()) -> list[tuple[tup
     ]
 
 
+async def check_not_ahead(
+    client: AsyncElasticsearch, alias: str, topic: str, end_offset: int
+) -> None:
+    """See that the index was filled from this topic, whose greatest end offset is given.
+
+    Offsets order the writes: against an index that is ahead of the topic every one would be stale.
+    Raises `SettingsError`, and `Transient` while Elasticsearch is away.
+    """
+    largest = {"largest": {"max": {"field": "offset"}}}
+    answer = await _call(
+        client.search(index=alias, size=0, aggregations=largest, allow_partial_search_results=False)
+    )
+    held = answer["aggregations"]["largest"]["value"]
+    if held is not None and held >= end_offset:
+        raise SettingsError(
+            f"elasticsearch.alias = {alias}: the index holds a record of offset {held:.0f}, but "
+            f"topic {topic} ends before offset {end_offset}: the topic was made anew, or `kafka` "
+            "in the settings names another broker than before; delete the index behind the alias "
+            "and replay the topic, or choose another alias"
+        )
+
+
+async def count(client: AsyncElasticsearch, alias: str) -> int:
+    """How many records can be searched; none before there is an index. Raises `Transient`."""
+    answer = await _call(client.count(index=alias, ignore_unavailable=True))
+    return int(answer["count"])
+
+
 @dataclass(frozen=True, slots=True)
 class _Write:
     """`document` is None where the record is deleted."""
@@ -191,12 +222,22 @@ class ElasticIndex:
         self._write: Batcher[_Write, bool] = Batcher(self._bulk, size=BULK, linger=LINGER)
 
     async def put(self, article: Article, vector: Vector, *, version: int) -> bool:
-        return await self._write(_Write(article.pmid, version, document(article, vector)))
+        return await self._write(_Write(article.pmid, version, document(article, vector, version)))
 
     async def delete(self, pmid: int, *, version: int) -> bool:
         return await self._write(_Write(pmid, version, None))
 
     async def _bulk(self, writes: Sequence[_Write]) -> list[bool | Exception]:
+        try:
+            return await self._request(writes)
+        except ApiError as error:
+            # Refused as a whole, for its size say: find what of it can be written.
+            if len(writes) == 1:
+                return [_failure(error.status_code, error.body, "index refused")]
+        half = len(writes) // 2
+        return await self._bulk(writes[:half]) + await self._bulk(writes[half:])
+
+    async def _request(self, writes: Sequence[_Write]) -> list[bool | Exception]:
         lines: list[dict[str, Any]] = []
         for write in writes:
             place = {

@@ -76,21 +76,22 @@ def in_process(settings: Embedder) -> Embedding:
             str(directory), device="cpu", model_kwargs={"dtype": dtype}, local_files_only=True
         )
 
-    def encode(texts: list[str]) -> list[Vector]:
-        vectors = model.encode(
+    def encode(texts: list[str]) -> NDArray[np.float32]:
+        vectors: NDArray[np.float32] = model.encode(
             texts, batch_size=FORWARD, show_progress_bar=False, convert_to_numpy=True
         )
-        return list(_unit(vectors))
+        return vectors
 
     model = worker.submit(load).result()
-    dimensions = len(worker.submit(encode, ["a"]).result()[0])
+    dimensions = worker.submit(encode, ["a"]).result().shape[1]
     if dimensions != settings.dimensions:
         raise SettingsError(
             f"embedder.dimensions = {settings.dimensions}: {settings.source} has {dimensions}"
         )
 
-    async def batch(texts: Sequence[str]) -> Sequence[Vector]:
-        return await asyncio.get_running_loop().run_in_executor(worker, encode, list(texts))
+    async def batch(texts: Sequence[str]) -> list[Vector | Exception]:
+        loop = asyncio.get_running_loop()
+        return _unit(await loop.run_in_executor(worker, encode, list(texts)))
 
     async def close() -> None:
         worker.shutdown(wait=False)
@@ -100,7 +101,8 @@ def in_process(settings: Embedder) -> Embedding:
 
 class _Embedded(BaseModel):
     index: int
-    embedding: list[float]
+    # null is how JSON has a number that is not one.
+    embedding: list[float | None]
 
 
 class _Answer(BaseModel):
@@ -111,7 +113,7 @@ def over_http(settings: Embedder) -> Embedding:
     """An OpenAI-compatible /v1/embeddings. Raises the same errors for a text as Generate does."""
     server = client(settings, settings.url, TIMEOUT)
 
-    async def ask(texts: Sequence[str]) -> list[Vector]:
+    async def ask(texts: Sequence[str]) -> list[Vector | Exception]:
         try:
             raw = await server.embeddings.with_raw_response.create(
                 model=settings.model,
@@ -136,7 +138,7 @@ def over_http(settings: Embedder) -> Embedding:
                     *(settings.dimensions, settings.model, settings.url, len(row.embedding)),
                 )
                 raise Transient("embedding of another length than embedder.dimensions")
-        return list(_unit(np.array([row.embedding for row in rows], dtype=np.float32)))
+        return _unit(np.array([row.embedding for row in rows], dtype=np.float32))
 
     async def batch(texts: Sequence[str]) -> Sequence[Vector | Exception]:
         try:
@@ -146,22 +148,26 @@ def over_http(settings: Embedder) -> Embedding:
                 raise
         # One text was refused: find which, so that it takes no others with it.
         alone = await asyncio.gather(*(ask([text]) for text in texts), return_exceptions=True)
-        return [result if isinstance(result, Exception) else _only(result) for result in alone]
+        return [_only(result) for result in alone]
 
     return Embedding(batch, settings.batch, server.close)
 
 
-def _only(result: list[Vector] | BaseException) -> Vector:
+def _only(result: list[Vector | Exception] | BaseException) -> Vector | Exception:
+    if isinstance(result, Exception):
+        return result
     if isinstance(result, BaseException):
         raise result
     return result[0]
 
 
-def _unit(vectors: NDArray[Any]) -> NDArray[np.float32]:
-    """Rows scaled to length 1, in float32."""
+def _unit(vectors: NDArray[Any]) -> list[Vector | Exception]:
+    """Rows scaled to length 1, in float32; `Invalid` in place of one that has no direction."""
     rows = np.asarray(vectors, dtype=np.float32)
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    if not np.all(np.isfinite(norms)) or not np.all(norms > 0):
-        raise Transient("embedding without a direction")
-    unit: NDArray[np.float32] = rows / norms
-    return unit
+    norms = np.linalg.norm(rows, axis=1)
+    return [
+        row / norm
+        if np.isfinite(norm) and norm > 0
+        else Invalid("no embedding", f"expected a vector of a finite length, got length {norm}")
+        for row, norm in zip(rows, norms, strict=True)
+    ]

@@ -5,7 +5,7 @@ import logging
 import ssl
 from typing import Any, Self, TypeAlias
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaConnectionError, KafkaError, MessageSizeTooLargeError
 
@@ -109,6 +109,40 @@ async def reach(settings: Settings) -> None:
     client = AIOKafkaAdminClient(**client_arguments(settings))
     await start(client, settings)
     await client.close()
+
+
+async def end_offset(settings: Settings, topic: Topic) -> int:
+    """The greatest end offset of a topic's partitions, 0 where there is no such topic.
+
+    Raises `BrokerUnreachable`, and `Transient` where the broker goes away meanwhile.
+    """
+    name = topic_name(settings, topic)
+    admin = AIOKafkaAdminClient(**client_arguments(settings))
+    await start(admin, settings)
+    try:
+        # Of all topics: to ask for one by name may make it.
+        partitions = [
+            TopicPartition(name, partition["partition"])
+            for found in await admin.describe_topics()
+            if found["topic"] == name
+            for partition in found["partitions"]
+        ]
+    except KafkaError as error:
+        raise _sorted(error, name) from error
+    finally:
+        await admin.close()
+    if not partitions:
+        return 0
+    consumer = AIOKafkaConsumer(**client_arguments(settings))
+    await start(consumer, settings)
+    try:
+        ends = await consumer.end_offsets(partitions)
+    except KafkaError as error:
+        raise _sorted(error, name) from error
+    finally:
+        await consumer.stop()
+    greatest: int = max(ends.values())
+    return greatest
 
 
 class _Causes(logging.Filter):

@@ -34,8 +34,9 @@ class _Choice(BaseModel):
 
 
 class _Usage(BaseModel):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    # Some servers send null or -1 for what they did not count.
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
 
 
 class _Answer(BaseModel):
@@ -91,8 +92,8 @@ class OpenAIGenerate:
         return Completion(
             text=choice.message.content or "",
             finished=choice.finish_reason != "length",
-            prompt_tokens=usage.prompt_tokens,
-            completion_tokens=usage.completion_tokens,
+            prompt_tokens=max(0, usage.prompt_tokens or 0),
+            completion_tokens=max(0, usage.completion_tokens or 0),
         )
 
     async def close(self) -> None:

@@ -22,8 +22,9 @@ class RowIds:
 
     def add(self, ids: Sequence[str]) -> None:
         """Add ids, in any order; those already held change nothing."""
-        raw = _raw(ids)
-        unknown = np.unique(raw[~self._in_sorted(raw)])
+        # In order, as neighbours in a long array are found sooner one after the other.
+        raw = np.unique(_raw(ids))
+        unknown = raw[~self._in_sorted(raw)]
         if len(unknown) >= RECENT:
             self._merge(unknown)
         else:

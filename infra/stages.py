@@ -6,6 +6,7 @@ its own adapters, for most of a worker's start is imports that the other stages 
 
 import asyncio
 import logging
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
@@ -24,7 +25,14 @@ from consumers.stage import DONE, FAILED, MISCONFIGURED, Kafka, Message, Policy,
 from infra import logs
 from infra.artifacts import ArtifactError
 from infra.component import ComponentError
-from infra.kafka import BrokerUnreachable, client_arguments, group_name, reach, topic_name
+from infra.kafka import (
+    BrokerUnreachable,
+    client_arguments,
+    end_offset,
+    group_name,
+    reach,
+    topic_name,
+)
 from infra.settings import Settings, SettingsError
 from streams.errors import Invalid, Transient
 from streams.mesh import MeshError
@@ -38,7 +46,7 @@ from streams.records import (
     Questions,
     Record,
 )
-from streams.topics import ALIGNMENTS, ARTICLES, CONTEXTS, PREFERENCES, QUESTIONS
+from streams.topics import ALIGNMENTS, ARTICLES, CONTEXTS, PREFERENCES, QUESTIONS, Topic
 
 if TYPE_CHECKING:
     from elasticsearch import AsyncElasticsearch
@@ -57,7 +65,7 @@ async def index_stage(settings: Settings, metrics: Metrics) -> AsyncIterator[Sta
     from consumers.index import index
     from infra.elastic import ElasticIndex
 
-    async with _embedder(settings) as embed, _library(settings) as client:
+    async with _embedder(settings) as embed, _library(settings, fills=ARTICLES) as client:
         library = ElasticIndex(client, settings.elasticsearch.alias)
 
         async def handle(message: Message[Article]) -> Sequence[Record]:
@@ -275,8 +283,13 @@ async def _embedder(settings: Settings) -> AsyncIterator["Embedding"]:
 
 
 @asynccontextmanager
-async def _library(settings: Settings) -> AsyncIterator["AsyncElasticsearch"]:
-    """A client of Elasticsearch, once the index is there; waits for a server that is away."""
+async def _library(
+    settings: Settings, *, fills: Topic | None = None
+) -> AsyncIterator["AsyncElasticsearch"]:
+    """A client of Elasticsearch, once the index is there; waits for a server that is away.
+
+    `fills` is the topic of a stage that writes the index, which must not be ahead of it.
+    """
     from infra import elastic
 
     client = elastic.connect(settings.elasticsearch)
@@ -286,6 +299,13 @@ async def _library(settings: Settings) -> AsyncIterator["AsyncElasticsearch"]:
                 await elastic.prepare(
                     client, settings.elasticsearch.alias, settings.embedder.dimensions
                 )
+                if fills:
+                    await elastic.check_not_ahead(
+                        client,
+                        settings.elasticsearch.alias,
+                        topic_name(settings, fills),
+                        await end_offset(settings, fills),
+                    )
                 break
             except Transient as error:
                 log.warning("again in %.1f s: %s", pause, error)
@@ -298,7 +318,7 @@ async def _library(settings: Settings) -> AsyncIterator["AsyncElasticsearch"]:
 def _deleted_pmid(message: Message[Any]) -> int:
     """The PMID that a tombstone is for, which only its key says."""
     key = message.key or b""
-    if not key.isdigit():
+    if not re.fullmatch(rb"[1-9][0-9]{0,9}", key):
         raise Invalid("key", f"expected the PMID of the deleted record, got {key[:40]!r}")
     return int(key)
 

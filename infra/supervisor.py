@@ -34,7 +34,8 @@ class StartFailed(Exception):
 class Wave:
     """Components that start together; `then` is done when all are ready, before the next wave.
 
-    `final` maps an exit status after which a component stays stopped to the reason.
+    `final` maps an exit status after which a component stays stopped to the reason. One that ends
+    so before it was ever ready fails the start.
     """
 
     components: tuple[Component, ...]
@@ -194,7 +195,7 @@ class Supervisor:
             if kept.stop.is_set():
                 break
             if status is not None and status in kept.final:
-                kept.state.enter("stopped", kept.final[status])
+                kept.state.enter("stopped" if kept.was_ready else "failed", kept.final[status])
                 kept.settled.set()
                 return
             attempts += 1

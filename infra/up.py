@@ -13,6 +13,7 @@ from typing import IO
 from prometheus_client import CollectorRegistry, start_http_server
 from rich.console import Console
 
+from consumers.stage import MISCONFIGURED, TOO_MANY_DEAD_LETTERS
 from infra import leash, run_state
 from infra.artifacts import ArtifactError
 from infra.component import Component, ComponentError
@@ -34,8 +35,13 @@ FAILURES = (
     AlreadyRunning, ArtifactError, BrokerUnreachable, ComponentError, StartFailed, TopicError,
 )  # fmt: skip
 
-# A worker's exit status after too many dead letters: restarted, it would drain its topic.
-DEAD_LETTER_LIMIT = 3
+# The exit statuses after which a worker is not started again: it would fail in the same way, or
+# drain its topic into the dead letters.
+FINAL = {
+    MISCONFIGURED: "something is to be put right first: the end of its log says what",
+    TOO_MANY_DEAD_LETTERS: "stopped by its dead-letter limit: see its log and dead.letters",
+}
+
 Only = Collection[str]
 
 
@@ -81,10 +87,9 @@ def plan(settings: Settings, config: Path | None, only: Only, console: Console) 
     )
     watcher = prometheus(settings) if "prometheus" in chosen else None
     topics = _topics(settings, console) if workers or "kafka" in chosen else None
-    limit = {DEAD_LETTER_LIMIT: "stopped by its dead-letter limit: see its log and dead.letters"}
     return (
         Wave(components=tuple(engines), then=topics),
-        Wave(components=workers, final=limit),
+        Wave(components=workers, final=FINAL),
         Wave(components=(watcher,) if watcher else ()),
     )
 

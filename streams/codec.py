@@ -5,6 +5,7 @@ in `VERSIONS` and adds a step to `UPGRADES`, so that messages of every version s
 that a reader does not know are passed over, so that a newer writer may add some.
 """
 
+import re
 from collections.abc import Callable
 from functools import cache
 from typing import Any, TypeVar, cast
@@ -64,8 +65,9 @@ def decode(record: type[R], message: bytes) -> R:
 def _version(name: str, schema: object) -> int:
     newest = VERSIONS[name]
     kind, _, number = schema.partition("/") if isinstance(schema, str) else ("", "", "")
-    if kind != name or not number.isascii() or not number.isdecimal():
-        raise Invalid("schema", f"expected {name}/1 to {name}/{newest}, got {schema!r}")
-    if not 1 <= int(number[:9]) <= newest:
+    # Without a sign, leading zeros or more digits than any version will have.
+    if kind != name or not re.fullmatch("[1-9][0-9]{0,8}", number):
+        raise Invalid("schema", f"expected {name}/1 to {name}/{newest}, got {str(schema)[:80]!r}")
+    if int(number) > newest:
         raise Invalid("schema", f"{schema} is not known here: the newest is {name}/{newest}")
     return int(number)

@@ -15,7 +15,12 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 PMID = Annotated[int, Field(ge=1, lt=10**10)]
+# JSON sets integers no bound, but whoever reads what is written on, and the tables, do.
+Int64 = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Unit = Annotated[float, Field(ge=0.0, le=1.0)]
+# A record has some 15 headings; scoring takes as long as the product of two records' counts.
+MAX_MESH = 1000
+Descriptors = Annotated[tuple[str, ...], Field(max_length=MAX_MESH)]
 
 Role = Literal["preference", "ideal"]
 SearchMode = Literal["bm25", "dense", "hybrid"]
@@ -73,7 +78,7 @@ class Article:
     """
 
     pmid: PMID
-    version: int
+    version: Int64
     title: str
     sections: tuple[AbstractSection, ...]
     languages: tuple[str, ...]
@@ -82,7 +87,7 @@ class Article:
     completed: str | None
     revised: str | None
     publication_types: tuple[PublicationType, ...]
-    mesh: tuple[MeshHeading, ...]
+    mesh: Annotated[tuple[MeshHeading, ...], Field(max_length=MAX_MESH)]
     indexing: str | None
     keywords: tuple[str, ...]
     doi: str | None
@@ -107,11 +112,11 @@ class Source:
     """What the later stages need of the article that a question is asked about."""
 
     pmid: PMID
-    version: int
+    version: Int64
     text_hash: str
     title: str
     abstract: str
-    mesh: tuple[str, ...]
+    mesh: Descriptors
     indexing: str | None
     arrived: datetime
 
@@ -130,11 +135,11 @@ class Candidate:
     prompt: str
     temperature: float
     top_p: float
-    max_tokens: int
-    seed: int
-    attempts: int
-    prompt_tokens: int
-    completion_tokens: int
+    max_tokens: Int64
+    seed: Int64
+    attempts: Int64
+    prompt_tokens: Int64
+    completion_tokens: Int64
     question: str | None = None
     rejected: str | None = None
 
@@ -154,9 +159,9 @@ class Passage:
     pmid: PMID
     title: str
     abstract: str
-    mesh: tuple[str, ...]
-    bm25_rank: int | None
-    dense_rank: int | None
+    mesh: Descriptors
+    bm25_rank: Int64 | None
+    dense_rank: Int64 | None
     score: float
 
 
@@ -230,8 +235,8 @@ class DeadLetter:
     detail: str
     stack: str
     topic: str
-    partition: int
-    offset: int
+    partition: Int64
+    offset: Int64
     key: str | None
     value: str | None
     headers: tuple[tuple[str, str], ...]
@@ -259,13 +264,15 @@ def text_hash(title: str, abstract: str) -> str:
     return digest.hexdigest()
 
 
-def record_id(pmid: int, text: str, role: Role, generators: Sequence[str]) -> str:
+def record_id(pmid: int, text: str, role: Role, generators: Sequence[str], *, indexed: bool) -> str:
     """32 hex digits that name what is made of one text, in one role, by one set of generators.
 
     `text` is a `text_hash`; `generators` are "name@revision", in any order. The same inputs give
-    the same id in every process, so a reprocessed record is recognised and kept once.
+    the same id in every process, so a reprocessed record is recognised and kept once. `indexed`
+    tells whether the record had MeSH: one that comes back with its MeSH is not the one that could
+    not be scored for want of it.
     """
-    parts = (str(pmid), text, role, *sorted(generators))
+    parts = (str(pmid), text, role, "indexed" if indexed else "", *sorted(generators))
     return hashlib.blake2b("\x00".join(parts).encode(), digest_size=16).hexdigest()
 
 

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypeVar
 
+import hypothesis
 import pytest
 
 from engines import (
@@ -25,6 +26,10 @@ from infra.settings import Mesh as MeshSettings
 from model_engine import running_vllm
 from secured_engine import running_secured_kafka
 from streams.mesh import Mesh
+
+# How long one example takes says nothing on a machine that starts engines meanwhile.
+hypothesis.settings.register_profile("unhurried", deadline=None)
+hypothesis.settings.load_profile("unhurried")
 
 Started = TypeVar("Started", KafkaEngine, ElasticsearchEngine, dict[str, KafkaSettings])
 

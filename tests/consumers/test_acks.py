@@ -24,8 +24,10 @@ def test_what_finishes_early_waits_for_those_before_it():
     acks.finish(0, 6)
     acks.finish(0, 7)
     assert (acks.ready(), acks.held, acks.next(0)) == ({}, 3, 5)
+    assert acks.foremost() == (0, 5)
     acks.finish(0, 5)
     assert (acks.ready(), acks.held, acks.next(0)) == ({0: 8}, 0, 8)
+    assert acks.foremost() is None
 
 
 def test_partitions_do_not_wait_for_each_other():

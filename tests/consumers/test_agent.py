@@ -20,6 +20,7 @@ from consumers.stage import MISCONFIGURED, Kafka, Message, Policy, Stage
 from engines import KafkaEngine, free_port
 from fakes import records
 from infra.kafka import topic_name
+from infra.logs import OncePer
 from infra.settings import Settings, SettingsError
 from infra.topic_admin import create_topics
 from streams.codec import decode, encode
@@ -44,6 +45,7 @@ class Bench:
     kafka: KafkaEngine
     settings: Settings
     scratch: Path
+    name: Callable[[Settings, Topic], str] = topic_name
     metrics: Metrics = field(default_factory=lambda: Metrics(CollectorRegistry()))
 
     def stage(self, handle: Callable[..., Awaitable[Any]], **changes: Any) -> Stage[Article]:
@@ -65,7 +67,7 @@ class Bench:
                         "security_protocol": "PLAINTEXT",
                     },
                     group=self.settings.kafka.prefix + "group",
-                    topic_name=lambda topic: topic_name(self.settings, topic),
+                    topic_name=lambda topic: self.name(self.settings, topic),
                 ),
                 policy=policy,
                 metrics=self.metrics,
@@ -83,9 +85,10 @@ class Bench:
         self,
         *messages: bytes | Record | None,
         partition: int | None = 0,
-        key: bytes = b"7",
+        key: bytes | None = None,
         **more: Any,
     ) -> None:
+        """Publish articles, or bytes as they are, under `key` or a record's own."""
         producer = AIOKafkaProducer(
             bootstrap_servers=self.kafka.bootstrap, max_request_size=8 << 20
         )
@@ -95,7 +98,8 @@ class Bench:
                 value = (
                     message if isinstance(message, bytes) or message is None else encode(message)
                 )
-                await producer.send(name, value, key=key, partition=partition, **more)
+                own = ARTICLES.key(message) if isinstance(message, Article) else b"7"
+                await producer.send(name, value, key=key or own, partition=partition, **more)
             await producer.flush()
 
     async def read(self, topic: Topic, count: int) -> list[Any]:
@@ -227,8 +231,12 @@ async def test_a_transient_error_is_tried_again_until_it_passes(bench: Bench):
         (encode(records.questions(1)), "schema", "questions/1"),
         (encode(records.article(1)).replace(b'"pmid":1,', b'"pmid":"one",'), "field", "pmid"),
         (encode(records.article(1)).replace(b'"pmid":1,', b""), "field", "pmid"),
+        (encode(records.article(1)), "key", "expected b'1', as the record says, got b'k'"),
     ],
-    ids=["half an object", "not UTF-8", "another record", "wrong type", "missing field"],
+    ids=[
+        *("half an object", "not UTF-8", "another record", "wrong type", "missing field"),
+        "another key",
+    ],
 )
 async def test_a_message_that_does_not_decode_becomes_a_dead_letter(
     bench: Bench, message: bytes, reason: str, named: str
@@ -331,6 +339,57 @@ async def test_a_fault_stops_the_worker_and_the_record_is_done_after_a_restart(
     async with bench.running(bench.stage(as_questions)):
         await bench.asked_about(1, 2, 3, 4, 5)
     assert await bench.committed() == 5
+
+
+async def test_work_that_is_cancelled_from_within_stops_the_worker(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+):
+    async def waits_for_what_was_given_up(message: Message[Article]) -> list[Record]:
+        if message.record.pmid == 2:
+            given_up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            given_up.cancel()
+            await given_up
+        return await as_questions(message)
+
+    await bench.publish(*(records.article(n) for n in range(1, 4)))
+    async with bench.running(bench.stage(waits_for_what_was_given_up)) as worker:
+        assert await asyncio.wait_for(asyncio.shield(worker), 30) == agent.FAILED
+    assert await bench.committed() == 1
+    assert "offset 1 is not committed" in caplog.text
+
+
+async def test_a_fault_beside_the_work_is_not_laid_to_kafka(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+):
+    faults = 0
+
+    def breaks_once_at_work(settings: Settings, topic: Topic) -> str:
+        nonlocal faults
+        if bench.count("kailin_handler_seconds_count") and topic == ARTICLES and not faults:
+            faults += 1
+            raise LookupError("no such topic")
+        return topic_name(settings, topic)
+
+    await bench.publish(records.article(1))
+    async with replace(bench, name=breaks_once_at_work).running(
+        bench.stage(as_questions)
+    ) as worker:
+        assert await asyncio.wait_for(asyncio.shield(worker), 30) == agent.FAILED
+    stopped = [r for r in caplog.records if "stopped" in r.getMessage()]
+    assert [r.getMessage() for r in stopped] == ["generate: stopped by a fault of its own"]
+    assert isinstance(stopped[0].exc_info[1], LookupError)
+
+
+async def test_each_dead_letter_has_its_line_in_the_log(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+):
+    await bench.publish(*[b"not JSON"] * 5)
+    async with bench.running(bench.stage(as_questions)):
+        await bench.read(DEAD_LETTERS, 5)
+    thinned = OncePer(60)
+    lines = [r.getMessage() for r in caplog.records if thinned.filter(r)]
+    for offset in range(5):
+        assert any(f"partition 0 offset {offset}: not JSON" in line for line in lines)
 
 
 async def test_a_wrong_setting_stops_the_worker_with_one_line(
@@ -441,6 +500,28 @@ async def test_the_window_bounds_how_many_are_in_hand(bench: Bench):
     async with bench.running(bench.stage(counts, sink=None), replace(QUICK, window=7)):
         await until(lambda: bench.count("kailin_handler_seconds_count") == 60)
     assert most == 7
+
+
+async def test_the_message_that_holds_the_worker_back_is_named(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+):
+    gate = asyncio.Event()
+
+    async def fourth_waits(message: Message[Article]) -> list[Record]:
+        if message.offset == 3:
+            await gate.wait()
+        return []
+
+    await bench.publish(*(records.article(n) for n in range(1, 41)))
+    line = (
+        f"generate: takes nothing more until {topic_name(bench.settings, ARTICLES)} "
+        "partition 0 offset 3 is done"
+    )
+    async with bench.running(bench.stage(fourth_waits, sink=None), replace(QUICK, window=2)):
+        await until(lambda: line in caplog.messages)
+        gate.set()
+        await until(lambda: bench.count("kailin_handler_seconds_count") == 40)
+    assert await bench.committed() == 40
 
 
 async def test_the_observer_sees_a_message_and_what_became_of_it(bench: Bench):

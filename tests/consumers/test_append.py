@@ -78,7 +78,6 @@ ONE = alignment("theta1", 0.6)
     [
         ({"id": "not hex"}, "id"),
         ({"id": "AB" * 16}, "id"),
-        ({"source": source(version=2**63)}, "source.version"),
         ({"source": source(arrived=datetime(2026, 3, 7))}, "source.arrived"),
         ({"alignments": (ONE,)}, "alignments"),
         ({"alignments": (ONE, unscored("theta2"))}, "alignments"),

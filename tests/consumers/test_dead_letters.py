@@ -3,10 +3,11 @@
 import base64
 from datetime import UTC, datetime
 
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from consumers.dead_letters import DeadLetterLimit, dead_letter
+from consumers.delivery import key_and_value
 from streams.codec import decode, encode
 from streams.errors import Invalid
 from streams.records import DeadLetter
@@ -76,6 +77,29 @@ def test_what_does_not_fit_the_topic_is_cut_and_said_so():
     assert f"value cut to {len(kept)} of {len(value)} bytes" in letter.detail
     assert "key cut to 65536 of 500000 bytes" in letter.detail
     assert "0 of 1 headers kept" in letter.detail
+
+
+@given(
+    key=st.none() | st.integers(0, 3 << 20).map(lambda size: b"k" * size),
+    value=st.none() | st.integers(0, 3 << 20).map(lambda size: b"v" * size),
+    name=st.sampled_from(["", "h", "\0" * 20, "\U0001f600" * 20]),
+    data=st.sampled_from([None, b"", b"d", b"d" * 100]),
+    count=st.sampled_from([0, 1, 1_000, 400_000]),
+    text=st.sampled_from(["", "\0" * 50_000, "\U0001f600" * 50_000, "\ud800" * 50_000]),
+)
+@example(key=None, value=b"v" * (1 << 20), name="", data=None, count=400_000, text="")
+@settings(max_examples=40, deadline=None)
+def test_a_letter_always_fits_its_topic(key, value, name, data, count, text):
+    letter = dead_letter(
+        raised(Invalid("field", text)),
+        **WHERE,
+        key=key,
+        value=value,
+        headers=[(name, data)] * count,
+    )
+    key_and_value(DEAD_LETTERS, letter, "dead.letters")
+    if len(letter.headers) < count:
+        assert f"{len(letter.headers)} of {count} headers kept" in letter.detail
 
 
 def test_the_limit_counts_within_its_window():

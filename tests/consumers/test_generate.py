@@ -1,5 +1,6 @@
 """Questions from every generator; rejected ones are asked for again with another seed."""
 
+import asyncio
 from collections.abc import Callable
 
 import pytest
@@ -104,10 +105,33 @@ async def test_the_id_changes_with_the_generators_revision():
     assert len(ids) == 2
 
 
+async def test_a_record_that_comes_back_with_its_mesh_is_another():
+    ids = set()
+    for mesh in ((), example.article().mesh):
+        ask, _ = scripted(GOOD)
+        ids.add((await asked_of(generator("theta1", ask), article=example.article(mesh=mesh))).id)
+    assert len(ids) == 2
+
+
 async def test_a_model_that_is_away_is_the_callers_to_retry():
     ask, _ = scripted(Transient("model away"))
     with pytest.raises(Transient):
         await asked_of(generator("theta1", ask))
+
+
+async def test_no_generator_is_asked_on_for_a_record_that_another_fails():
+    cancelled = asyncio.Event()
+
+    async def endless(request: Prompted) -> Completion:
+        try:
+            return await asyncio.Future()
+        finally:
+            cancelled.set()
+
+    away, _ = scripted(Transient("model away"))
+    with pytest.raises(Transient):
+        await asked_of(generator("theta1", endless), generator("theta2", away))
+    assert cancelled.is_set()
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,24 @@ async def run(library: FakeLibrary, mode: SearchMode = "hybrid", **changes: Any)
     return await retrieve(asked, mode=mode, rrf_k=60, **settings | changes)
 
 
+async def test_no_question_is_searched_on_for_a_record_that_another_fails(
+    library: FakeLibrary,
+) -> None:
+    cancelled = asyncio.Event()
+
+    async def one_waits_one_fails(text: str) -> Vector:
+        if "fish" in text:
+            raise Transient("embedder away")
+        try:
+            return await asyncio.Future()
+        finally:
+            cancelled.set()
+
+    with pytest.raises(Transient):
+        await run(library, embed=one_waits_one_fails)
+    assert cancelled.is_set()
+
+
 async def test_each_candidate_gets_the_passages_of_its_own_question(library: FakeLibrary) -> None:
     contexts = await run(library, k=1)
 

@@ -148,6 +148,12 @@ def test_poisoned_messages_end_in_the_dead_letters_with_their_reason(service: Se
         8: (ALIGNMENTS, b'{"schema":"alignments/9"}'),
         9: (QUESTIONS, encode(large)),
         10: (PREFERENCES, b"null"),
+        12: (ARTICLES, valid.replace(b'"version":1', b'"version":%d' % 2**64)),
+        13: (QUESTIONS, encode(records.questions(13)).replace(b'"seed":7', b'"seed":-%d' % 2**70)),
+        14: (ARTICLES, valid.replace(b"article/1", b"article/000000001" + b"9" * 4400)),
+        # Whole records, keyed by another's PMID.
+        15: (ARTICLES, valid),
+        16: (ALIGNMENTS, encode(records.alignments(7))),
     }
     for number, (topic, value) in poison.items():
         service.publish_raw(topic, b"%d" % number, value)
@@ -164,6 +170,11 @@ def test_poisoned_messages_end_in_the_dead_letters_with_their_reason(service: Se
         (9, "retrieve", "too large"),
         (10, "append", "not JSON"),
         (11, "generate", "model refused"),
+        *((12, stage, "field") for stage in ("index", "generate")),
+        (13, "retrieve", "field"),
+        *((14, stage, "schema") for stage in ("index", "generate")),
+        *((15, stage, "key") for stage in ("index", "generate")),
+        (16, "prefer", "key"),
     }
     service.wait_until(
         lambda: len(service.dead_letters()) >= len(expected), "dead letter for every message"

@@ -22,6 +22,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import CommitFailedError
 from deltalake import DeltaTable
 
+from consumers.stage import MISCONFIGURED
 from engines import KafkaEngine, free_port
 from fakes.records import preference
 from infra.kafka import client_arguments, group_name, topic_name
@@ -357,7 +358,7 @@ async def test_a_topic_made_anew_is_noticed(settings, start, records):
     await create_topics(settings)
     await publish(settings, *map(message, range(101, 101 + PARTITIONS * records)))
     worker.start()
-    assert worker.wait() == 1
+    assert worker.wait() == MISCONFIGURED
     assert "the topic was made anew" in worker.log
     assert "Traceback" not in worker.log
     assert total(settings) == 30

@@ -49,15 +49,25 @@ async def test_no_batch_is_larger_than_size():
 
 
 async def test_while_a_batch_runs_the_next_one_fills():
-    double = Doubling(delay=0.1)
+    batches: list[list[int]] = []
+    begun, gate = asyncio.Event(), asyncio.Event()
+
+    async def double(items: Sequence[int]) -> list[int | Exception]:
+        batches.append(list(items))
+        begun.set()
+        await gate.wait()
+        return [2 * item for item in items]
+
     batcher = Batcher(double, size=8, linger=0.001)
     first = asyncio.create_task(batcher(1))
-    await asyncio.sleep(0.02)
+    await begun.wait()
     rest = [asyncio.create_task(batcher(n)) for n in (2, 3)]
-    await asyncio.sleep(0.02)
+    await asyncio.sleep(0.01)
     rest.append(asyncio.create_task(batcher(4)))
+    await asyncio.sleep(0)
+    gate.set()
     assert await asyncio.gather(first, *rest) == [2, 4, 6, 8]
-    assert double.batches == [[1], [2, 3, 4]]
+    assert batches == [[1], [2, 3, 4]]
 
 
 async def test_an_exception_for_one_item_reaches_its_caller_only():

@@ -1,6 +1,8 @@
 """Rows reach the tables once, whatever is repeated, raced for or broken off."""
 
 import shutil
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,9 @@ from prometheus_client import CollectorRegistry
 
 from consumers.append import row
 from fakes.records import preference
+from infra import delta_sink
 from infra.delta_sink import DeltaSink, Entry, Fenced, Position
+from infra.row_ids import RowIds
 from infra.settings import Settings
 from infra.tables import SCHEMAS, TableError, row_counts
 from streams.errors import Transient
@@ -153,6 +157,29 @@ def test_a_store_that_fails_is_transient_and_nothing_is_lost_or_doubled(settings
     sink.append(entries(1, 2))
     assert pmids(settings) == [1, 2, 3]
     assert sink.positions(0) == [Position(2, 1002)] * 2
+
+
+def test_ids_are_read_in_batches(settings, monkeypatch):
+    """As strings, all at once, they would take several times the memory that they are held in."""
+    monkeypatch.setattr(delta_sink, "ID_BATCH", 4)
+    opened(settings).append(entries(*range(10)))
+    sizes = []
+    add = RowIds.add
+    monkeypatch.setattr(RowIds, "add", lambda self, ids: (sizes.append(len(ids)), add(self, ids)))
+    sink = opened(settings)
+    assert max(sizes) <= 4
+    assert sum(sizes) == 10
+    sink.append([entry(10, preference(1)), entry(11, preference(10)), entry(12, preference(50))])
+    assert pmids(settings) == [*range(1, 11), 50]
+
+
+def test_a_record_that_arrives_from_the_future_takes_no_time(settings):
+    metrics = Metrics(CollectorRegistry())
+    late = preference(1)
+    ahead = replace(late.source, arrived=datetime.now(UTC) + timedelta(hours=1))
+    opened(settings, metrics).append([entry(0, replace(late, source=ahead))])
+    assert counter(metrics, "end_to_end_seconds_count", stage="append") == 1
+    assert counter(metrics, "end_to_end_seconds_sum", stage="append") == 0
 
 
 def test_small_files_are_compacted_and_the_ids_and_offsets_stay(settings):

@@ -11,7 +11,7 @@ from elasticsearch import AsyncElasticsearch
 
 from consumers.ports import Vector
 from fakes.records import article
-from infra.elastic import ElasticIndex, ElasticSearch, connect, prepare
+from infra.elastic import ElasticIndex, ElasticSearch, check_not_ahead, connect, prepare
 from infra.settings import Elasticsearch, SettingsError
 from streams.errors import Invalid, Transient
 
@@ -66,6 +66,22 @@ async def test_workers_that_start_at_once_make_one_index(
     await asyncio.gather(*(prepare(client, alias, 4) for _ in range(8)))
 
     assert list(await mapping(client, alias)) == [f"{alias}-000001"]
+
+
+async def test_an_index_that_is_ahead_of_its_topic_is_told(
+    client: AsyncElasticsearch, alias: str
+) -> None:
+    await prepare(client, alias, 4)
+    await check_not_ahead(client, alias, "articles", 0)
+    index = ElasticIndex(client, alias)
+    await asyncio.gather(index.put(article(10), VECTOR, version=2**40))
+    await asyncio.gather(index.put(article(11), VECTOR, version=7))
+    await client.indices.refresh(index=alias)
+
+    await check_not_ahead(client, alias, "articles", 2**40 + 1)
+
+    with pytest.raises(SettingsError, match=f"offset {2**40}, but topic articles ends"):
+        await check_not_ahead(client, alias, "articles", 2**40)
 
 
 async def test_other_dimensions_are_told_and_nothing_is_altered(

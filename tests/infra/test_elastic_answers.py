@@ -15,11 +15,11 @@ from aiohttp import web
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from elasticsearch import AsyncElasticsearch, BadRequestError
+from elasticsearch import AsyncElasticsearch
 
 from consumers.ports import Vector
 from fakes.records import article
-from infra.elastic import ElasticIndex, ElasticSearch, connect, prepare
+from infra.elastic import ElasticIndex, ElasticSearch, check_not_ahead, connect, prepare
 from infra.settings import Elasticsearch, SettingsError
 from streams.errors import Invalid, Transient
 
@@ -161,13 +161,55 @@ async def test_concurrent_calls_share_requests(scripted: Callable[..., Any]) -> 
     assert bulks == [64, 64]
 
 
-async def test_a_whole_request_that_is_refused_blames_no_record(
+@pytest.mark.parametrize("status", [400, 413])
+async def test_a_bulk_that_is_refused_as_a_whole_is_halved(
+    scripted: Callable[..., Any], status: int
+) -> None:
+    """As by a proxy, which limits a body's size and knows nothing of records."""
+
+    def answer(lines: list[Any]) -> web.Response:
+        ids = [line["index"]["_id"] for line in lines[::2]]
+        if len(ids) > 3 or "13" in ids:
+            return web.Response(text="<html>too large</html>", status=status)
+        return reply({"items": [{"index": {"status": 201}} for _ in ids]})
+
+    index = ElasticIndex(await scripted(answer), "a")
+
+    done = await asyncio.gather(
+        *(index.put(article(pmid), VECTOR, version=1) for pmid in range(10, 20)),
+        return_exceptions=True,
+    )
+
+    refused = done.pop(3)
+    assert isinstance(refused, Invalid)
+    assert refused.reason == "index refused"
+    assert done == [True] * 9
+
+
+async def test_an_index_as_far_as_its_topic_or_behind_is_sound(
     scripted: Callable[..., Any],
 ) -> None:
-    client = await scripted(lambda lines: reply({"error": {"reason": "malformed"}}, 400))
+    for largest in (None, 41.0):
+        answer = index_of(largest)
+        await check_not_ahead(await scripted(lambda lines: reply(answer)), "a", "t", 42)  # noqa: B023
 
-    with pytest.raises(BadRequestError):
-        await ElasticIndex(client, "a").put(article(10), VECTOR, version=1)
+
+async def test_an_index_ahead_of_its_topic_is_told(scripted: Callable[..., Any]) -> None:
+    client = await scripted(lambda lines: reply(index_of(42.0)))
+
+    with pytest.raises(SettingsError) as raised:
+        await check_not_ahead(client, "library", "pubmed.articles", 42)
+
+    assert str(raised.value) == (
+        "elasticsearch.alias = library: the index holds a record of offset 42, but topic "
+        "pubmed.articles ends before offset 42: the topic was made anew, or `kafka` in the "
+        "settings names another broker than before; delete the index behind the alias and replay "
+        "the topic, or choose another alias"
+    )
+
+
+def index_of(largest: float | None) -> dict[str, Any]:
+    return {"aggregations": {"largest": {"value": largest}}}
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,16 @@ async def test_no_content_and_no_usage_are_an_empty_answer():
     assert (answer.text, answer.finished, answer.completion_tokens) == ("", True, 0)
 
 
+@pytest.mark.parametrize("count", ["null", "-1"])
+async def test_a_count_of_tokens_that_is_none_is_zero(count):
+    body = (
+        b'{"choices": [{"message": {"content": "And now?"}}], '
+        b'"usage": {"prompt_tokens": %b, "completion_tokens": %b}}'
+    )
+    answer = await ask(Reply(body=body.replace(b"%b", count.encode())))
+    assert (answer.text, answer.prompt_tokens, answer.completion_tokens) == ("And now?", 0, 0)
+
+
 async def test_the_request_carries_prompt_sampling_and_seed():
     async with ModelServer() as server:
         adapter = OpenAIGenerate(Server(url=server.url), Metrics(CollectorRegistry()))

@@ -1,6 +1,6 @@
 """Ids are found again, whatever their bytes and however they came."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra import row_ids
@@ -10,6 +10,7 @@ from infra.row_ids import RowIds
 IDS = st.lists(st.sampled_from([0, 1, 255]), min_size=16, max_size=16).map(lambda b: bytes(b).hex())
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(IDS, max_size=8)), st.lists(IDS), st.sampled_from([1, 3, 100]))
 def test_as_a_set_of_strings(batches, asked, recent):
     ids, oracle = RowIds(), set()

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from consumers.stage import MISCONFIGURED
+from consumers.stage import MISCONFIGURED, Message
 from engines import free_port
 from infra import stages
 from infra.settings import Settings
+from streams.errors import Invalid
 
 
 def test_an_unknown_stage_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]):
@@ -39,6 +40,19 @@ def test_a_mesh_file_that_is_missing_is_one_line_and_status_1(tmp_path: Path):
     assert ended.returncode == 1
     assert ended.stderr.count("\n") == 1
     assert str(missing) in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "key", [None, b"", b"-7", b"0", b"007", b"7 ", "７".encode(), b"12345678901", b"1" * 5000]
+)
+def test_a_tombstone_whose_key_is_no_pmid_is_invalid(key: bytes | None):
+    with pytest.raises(Invalid, match="expected the PMID") as refused:
+        stages._deleted_pmid(Message(None, key, "pubmed.articles", 0, 0))
+    assert refused.value.reason == "key"
+
+
+def test_a_tombstone_names_its_pmid_in_its_key():
+    assert stages._deleted_pmid(Message(None, b"9999999999", "pubmed.articles", 0, 0)) == 10**10 - 1
 
 
 def run_worker(

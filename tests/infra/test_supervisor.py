@@ -156,6 +156,15 @@ async def test_the_dead_letter_limit_is_final(tmp_path: Path) -> None:
         assert generate.note == "stopped by its dead-letter limit"
 
 
+async def test_a_final_status_before_it_was_ready_fails_the_start(tmp_path: Path) -> None:
+    code = "print('ports.score = 1: cannot serve'); raise SystemExit(2)"
+    stage = component(tmp_path, "score", code, never)
+    service = supervisor(tmp_path, Wave(components=(stage,), final={2: "to be put right first"}))
+    with pytest.raises(StartFailed, match=r"(?s)score: to be put right first.*cannot serve"):
+        await service.run(lambda state: None)
+    assert service.state.components["score"].restarts == 0
+
+
 async def test_status_3_of_anything_else_is_a_crash(tmp_path: Path) -> None:
     # The JVM exits with 3 when it is out of memory.
     engine = component(tmp_path, "kafka", "import time; time.sleep(0.5); raise SystemExit(3)")

@@ -1,5 +1,8 @@
 """Messages: what is written is read back, old messages stay readable, bad ones name their fault."""
 
+import json
+import re
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -105,6 +108,61 @@ def test_a_wrong_field_is_named_with_its_path(change, path):
     assert caught.value.detail.startswith(f"{path}: ")
 
 
+def integers(fields: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """The paths of all integers in a JSON value."""
+    if isinstance(fields, dict | list):
+        items = fields.items() if isinstance(fields, dict) else enumerate(fields)
+        for name, value in items:
+            yield from integers(value, (*path, name))
+    elif type(fields) is int:
+        yield path
+
+
+@pytest.mark.parametrize(
+    ("record", "path"),
+    [
+        pytest.param(r, path, id=f"{type_names[type(r)]}: {'.'.join(map(str, path))}")
+        for r in EXAMPLES
+        for path in integers(orjson.loads(encode(r)))
+    ],
+)
+def test_an_integer_is_one_that_can_be_written_on_or_refused(record, path):
+    for number in (2**63 - 1, -(2**63), 2**63, -(2**63) - 1, 2**64, 10**300):
+        fields = json.loads(encode(record))
+        held = fields
+        for step in path[:-1]:
+            held = held[step]
+        held[path[-1]] = number
+        message = json.dumps(fields).encode()
+        if -(2**63) <= number < 2**63 and path[-1] != "pmid":
+            read = decode(type(record), message)
+            assert decode(type(record), encode(read)) == read
+        else:
+            with pytest.raises(Invalid, match=re.escape(".".join(map(str, path)))):
+                decode(type(record), message)
+
+
+@pytest.mark.parametrize(
+    ("record", "holder"),
+    [
+        (example.article(), ()),
+        (example.questions(), ("source",)),
+        (example.contexts(), ("retrievals", 0, "passages", 0)),
+    ],
+)
+def test_more_descriptors_than_a_record_can_have_are_refused(record, holder):
+    """Scoring takes as long as the product of the numbers of descriptors."""
+    fields = orjson.loads(encode(record))
+    held = fields
+    for step in holder:
+        held = held[step]
+    held["mesh"] = held["mesh"][:1] * 1000
+    decode(type(record), orjson.dumps(fields))
+    held["mesh"] += held["mesh"][:1]
+    with pytest.raises(Invalid, match=r"mesh: .*at most 1000"):
+        decode(type(record), orjson.dumps(fields))
+
+
 def test_a_score_out_of_range_is_refused():
     message = orjson.loads(encode(example.preference()))
     message["alignments"][1]["score"] = 1.5
@@ -132,6 +190,9 @@ def test_a_missing_field_is_named():
         (b'{"schema": "article/99"}', "schema"),
         (b'{"schema": "article/-1"}', "schema"),
         (b'{"schema": "article/' + b"9" * 5000 + b'"}', "schema"),
+        (b'{"schema": "article/000000001' + b"9" * 4400 + b'"}', "schema"),
+        (b'{"schema": "article/01"}', "schema"),
+        (b'{"schema": "article/0000000019"}', "schema"),
         (b'{"schema": 1}', "schema"),
         (b'{"schema": "article/1"}', "field"),
     ],

@@ -9,21 +9,23 @@ from streams.records import AbstractSection, MeshHeading, record_id, seed, text_
 
 def test_an_id_is_the_same_in_every_process_and_order():
     text = text_hash("Title", "Abstract")
-    one = record_id(1, text, "preference", ["theta1=a@1", "theta2=b@1"])
-    assert one == record_id(1, text, "preference", ["theta2=b@1", "theta1=a@1"])
+    one = record_id(1, text, "preference", ["theta1=a@1", "theta2=b@1"], indexed=True)
+    assert one == "77e3b826c865a8361e44c35739594441"
+    assert one == record_id(1, text, "preference", ["theta2=b@1", "theta1=a@1"], indexed=True)
 
 
 def test_an_id_changes_with_each_thing_that_made_it():
     text = text_hash("Title", "Abstract")
     ids = {
-        record_id(1, text, "preference", ["theta1=a@1"]),
-        record_id(2, text, "preference", ["theta1=a@1"]),
-        record_id(1, text_hash("Title", "Other"), "preference", ["theta1=a@1"]),
-        record_id(1, text, "ideal", ["theta1=a@1"]),
-        record_id(1, text, "preference", ["theta1=a@2"]),
-        record_id(1, text, "preference", ["theta1=a@1", "theta2=a@1"]),
+        record_id(1, text, "preference", ["theta1=a@1"], indexed=True),
+        record_id(1, text, "preference", ["theta1=a@1"], indexed=False),
+        record_id(2, text, "preference", ["theta1=a@1"], indexed=True),
+        record_id(1, text_hash("Title", "Other"), "preference", ["theta1=a@1"], indexed=True),
+        record_id(1, text, "ideal", ["theta1=a@1"], indexed=True),
+        record_id(1, text, "preference", ["theta1=a@2"], indexed=True),
+        record_id(1, text, "preference", ["theta1=a@1", "theta2=a@1"], indexed=True),
     }
-    assert len(ids) == 6
+    assert len(ids) == 7
 
 
 @given(st.text(), st.text(), st.text(), st.text())
