@@ -1,5 +1,6 @@
 """The Generate port over any OpenAI-compatible chat endpoint: vLLM, a teacher, a closed model."""
 
+import asyncio
 import logging
 import ssl
 import time
@@ -47,14 +48,22 @@ class _Answer(BaseModel):
 
 
 class OpenAIGenerate:
-    """Generate over one server. Retries nothing: that is the stage's to do."""
+    """Generate over one server, at most `concurrency` requests at once, the others in their order.
+
+    Retries nothing: that is the stage's to do.
+    """
 
     def __init__(self, server: Server, metrics: Metrics) -> None:
         self._client = client(server, server.address, server.timeout)
         self._metrics = metrics
+        self._free = asyncio.Semaphore(server.concurrency)
 
     async def __call__(self, request: Prompted) -> Completion:
         """Raises `Transient`, or `Invalid` where the server refuses this very request."""
+        async with self._free:
+            return await self._counted(request)
+
+    async def _counted(self, request: Prompted) -> Completion:
         started = time.monotonic()
         outcome = "transient"
         try:

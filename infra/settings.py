@@ -147,6 +147,7 @@ class Server(Secret):
     api_key_file: Path | None = None
     ca_file: Path | None = None
     timeout: Seconds = 600.0
+    concurrency: Positive = 64
 
     @property
     def embedded(self) -> bool:

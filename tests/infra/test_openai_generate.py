@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import ssl
+import time
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -222,3 +223,18 @@ async def test_requests_tokens_and_seconds_are_counted():
     labels = {"model": "theta1", "kind": "completion"}
     assert value("kailin_model_tokens_total", labels) == 3
     assert value("kailin_model_request_seconds_count", {"model": "theta1"}) == 3
+
+
+async def test_no_more_than_the_set_number_of_requests_are_in_flight():
+    async with ModelServer(lambda _: Reply(delay=0.2)) as server:
+        adapter = OpenAIGenerate(
+            Server(url=server.url, concurrency=2), Metrics(CollectorRegistry())
+        )
+        began = time.monotonic()
+        try:
+            await asyncio.gather(*(adapter(REQUEST) for _ in range(5)))
+        finally:
+            await adapter.close()
+    # Five requests, two at a time, take three turns.
+    assert time.monotonic() - began > 0.55
+    assert len(server.requests) == 5
