@@ -4,8 +4,6 @@ import re
 
 from lxml import etree
 
-from streams.errors import Invalid
-
 # Elements of the PubMed DTD (and of older files) that mark characters within a word.
 INLINE = frozenset({"b", "i", "u", "em", "strong", "sc", "tt"})
 RAISED_NUMBER = re.compile(r"[-+−–]?\d")
@@ -15,8 +13,7 @@ def text(element: etree._Element | None) -> str:
     """The text of an element with single spaces; "" for None.
 
     Words stay apart where an element other than inline markup lies between them. A number raised
-    or lowered on a number is marked (10^6, 12_2), for it would read as another number. Raises
-    `Invalid` at an entity that is not one of XML's own, instead of losing what it stands for.
+    or lowered on a number is marked (10^6, 12_2), for it would read as another number.
     """
     if element is None:
         return ""
@@ -25,21 +22,21 @@ def text(element: etree._Element | None) -> str:
 
 
 def _flow(element: etree._Element) -> str:
-    written = element.text or ""
+    written = [element.text or ""]
     for child in element:
-        if isinstance(child, etree._Entity):
-            raise Invalid("entity", f"{child.text} is not one of XML's own entities")
-        tail = child.tail or ""
         match _name(child):
             case name if name in INLINE:
-                written += _flow(child) + tail
+                _add(written, _flow(child))
             case "sup" | "sub" as name:
-                written = _shifted(written, _flow(child), name) + tail
+                _add_shifted(written, _flow(child), name)
             case "math":
-                written = _apart(_apart(written, _math(child)), tail)
+                _add_apart(written, _math(child))
+                _add_apart(written, child.tail or "")
+                continue
             case _:
-                written += f" {_flow(child)} {tail}"
-    return written
+                written += (" ", _flow(child), " ")
+        _add(written, child.tail or "")
+    return "".join(written)
 
 
 def _math(element: etree._Element) -> str:
@@ -47,38 +44,56 @@ def _math(element: etree._Element) -> str:
     name = _name(element)
     if name.startswith("annotation"):  # the same formula over again, in another notation
         return ""
-    parts = [_math(child) for child in element if isinstance(child.tag, str)]
+    parts = [_math(child) for child in element]
     if not parts:
         return " ".join((element.text or "").split())
+    written: list[str] = []
     match name, parts:
         case "mfrac", [above, below]:
             return f"{_grouped(above)}/{_grouped(below)}"
         case "msqrt", _:
             return f"√({''.join(parts)})"
-        case "msup" | "mover", [base, above]:
-            return _shifted(base, above, "sup")
-        case "msub" | "munder", [base, below]:
-            return _shifted(base, below, "sub")
-        case "msubsup" | "munderover", [base, below, above]:
-            return _apart(_shifted(base, below, "sub"), above)
         case "mfenced", _:
             return f"({', '.join(parts)})"
-    written = ""
-    for part in parts:
-        written = _apart(written, part)
-    return written
+        case "msup" | "mover", [base, above]:
+            _add(written, base)
+            _add_shifted(written, above, "sup")
+        case "msub" | "munder", [base, below]:
+            _add(written, base)
+            _add_shifted(written, below, "sub")
+        case "msubsup" | "munderover", [base, below, above]:
+            _add(written, base)
+            _add_shifted(written, below, "sub")
+            _add_apart(written, above)
+        case _:
+            for part in parts:
+                _add_apart(written, part)
+    return "".join(written)
 
 
-def _shifted(base: str, script: str, name: str) -> str:
-    script = script.strip()
-    if base[-1:].isdigit() and RAISED_NUMBER.match(script):
-        return f"{base}{'^' if name == 'sup' else '_'}{script}"
-    return base + script
+# Text is gathered in parts, none of them empty but the first: its end is that of the last one.
+# To add to one string instead would copy a long text over again at each element in it.
+def _add(written: list[str], part: str) -> None:
+    if part:
+        written.append(part)
 
 
-def _apart(left: str, right: str) -> str:
-    """Both, with a space where a word or number would run into the next."""
-    return f"{left} {right}" if left[-1:].isalnum() and right[:1].isalnum() else left + right
+def _add_shifted(written: list[str], script: str, name: str) -> None:
+    if _end(written).isdigit() and RAISED_NUMBER.match(stripped := script.lstrip()):
+        written.append("^" if name == "sup" else "_")
+        script = stripped
+    _add(written, script)
+
+
+def _add_apart(written: list[str], part: str) -> None:
+    """With a space where a word or number would run into the next."""
+    if _end(written).isalnum() and part[:1].isalnum():
+        written.append(" ")
+    _add(written, part)
+
+
+def _end(written: list[str]) -> str:
+    return written[-1][-1:] if written else ""
 
 
 def _grouped(part: str) -> str:

@@ -1,29 +1,34 @@
 """PubMed XML (baseline and update files, efetch answers), plain or gzipped, to records.
 
-Streaming: memory does not grow with the file. Elements and attributes are those of NLM's PubMed
-DTD (https://dtd.nlm.nih.gov/ncbi/pubmed/). The DTD is not loaded, entities are not expanded, and
-nothing is fetched.
+Elements and attributes are those of NLM's PubMed DTD (https://dtd.nlm.nih.gov/ncbi/pubmed/). The
+DTD is not loaded, entities are not expanded, and nothing is fetched.
+
+Each entry is read by itself: one that is not well-formed, that holds bytes which are not UTF-8 or
+an entity that XML does not know, or that is too long, is skipped, and the next one is read. What
+ends the reading is a gzip that is cut or wrong, another root, and a document that stops early.
+
+Memory does not grow with the file. It is bounded by one entry: 16 MiB of XML at most, which as a
+tree takes up to fifty times as much where it is nothing but tags. The process grows by less than
+30 MB on files like NLM's, and by less than 900 MB on any.
 """
 
-import zlib
-from collections.abc import Iterator
-from contextlib import suppress
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO, Literal, cast
+from typing import BinaryIO
 
 from lxml import etree
 
-from infra.pubmed_citation import article, identity
+from infra.pubmed_citation import article, identity, pmid_of
+from infra.pubmed_cut import ENTRIES, MOST, Beginning, Cut, Damage, Piece
+from streams.citation import Article
 from streams.errors import Invalid
-from streams.records import Article
 
 Element = etree._Element
 
-ROOTS = ("PubmedArticleSet", "PubmedBookArticleSet")
-ENTRIES = ("PubmedArticle", "PubmedBookArticle", "DeleteCitation", "DeleteDocument")
-CHUNK = 32 * 1024  # what is parsed at once stays in the processor's cache
+PMID = re.compile(rb"<PMID[^<>]{0,80}>\s{0,80}([0-9]{1,11})\s{0,80}<")
 
 
 class DamagedFile(Exception):
@@ -34,6 +39,8 @@ class DamagedFile(Exception):
 
     def __init__(self, name: str, position: str, problem: str, read: int) -> None:
         super().__init__(f"{name}: {position}: {problem} ({read:,} entries were read before)")
+        self.position = position
+        self.problem = problem
         self.read = read
 
 
@@ -71,64 +78,39 @@ def read_stream(
 ) -> Iterator[Entry]:
     """The entries of an open file or an efetch answer; `name` is what errors call it.
 
-    Raises `DamagedFile` after the entries before the damage.
+    A PMID that a file has several times comes several times, in the file's order. Raises
+    `DamagedFile` after the entries before the damage.
     """
-    for number, element in enumerate(_elements(stream, name), start=1):
-        if element.tag in ("DeleteCitation", "DeleteDocument"):
-            yield from _deletions(element, number)
-            continue
-        try:
-            yield article(element, corpus, source, arrived)
-        except Invalid as invalid:
-            pmid = element.findtext("*/PMID", "").strip()
-            yield Skipped(number, int(pmid) if pmid.isdecimal() else None, str(invalid))
-
-
-def _elements(stream: BinaryIO, name: str) -> Iterator[Element]:
-    """Each entry as a whole element, which is emptied when the next one is asked for."""
-    parser = _parser("end", ENTRIES)
-    probe: etree.XMLPullParser | None = _parser("start", None)
-    chunks = _Chunks(stream)
     read = 0
-    damage: tuple[str, str] | None = None
-    ended = False
-    while not (damage or ended):
-        try:
-            chunk = next(chunks, b"")
-            if probe and (root := _root(probe, chunk)):
-                probe = None
-                if root not in ROOTS:
-                    damage = "line 1", f"expected one of {', '.join(ROOTS)}, found {root}"
-                    break
-            if chunk:
-                parser.feed(chunk)
-            else:
-                ended = True
-                parser.close()
-        except etree.XMLSyntaxError as error:
-            line, column = error.position
-            damage = f"line {line}, column {column}", str(error.msg).partition(", line ")[0]
-        except (zlib.error, EOFError) as error:
-            damage = f"byte {chunks.position:,}", str(error)
-        for element in _finished(parser):
-            yield element
+    try:
+        for found in _elements(Cut(stream)):
             read += 1
-            # The element and its tail are the parser's own still: only what is in it and what
-            # came before it may go.
-            del element[:]
-            parent = element.getparent()
-            while parent is not None and parent[0] is not element:
-                del parent[0]
-    if damage:
-        raise DamagedFile(name, *damage, read)
+            if isinstance(found, _Unreadable):
+                yield Skipped(read, found.pmid, found.reason)
+            elif found.tag in ("DeleteCitation", "DeleteDocument"):
+                yield from _deletions(found, read)
+            else:
+                try:
+                    yield article(found, corpus, source, arrived)
+                except Invalid as invalid:
+                    pmid = next((pmid_of(p.text or "") for p in found.iter("PMID")), None)
+                    yield Skipped(read, pmid, str(invalid))
+    except Damage as damage:
+        raise DamagedFile(name, damage.where, damage.what, read) from None
 
 
-def _parser(event: Literal["start", "end"], tags: tuple[str, ...] | None) -> etree.XMLPullParser:
-    # huge_tree stays off: libxml2's limits on depth, on the length of one text and on what
-    # entities in attributes may grow to are far above any citation.
-    return etree.XMLPullParser(
-        (event,),
-        tag=tags,
+@dataclass(frozen=True, slots=True)
+class _Unreadable:
+    """An entry that does not even make an element."""
+
+    pmid: int | None
+    reason: str
+
+
+def _elements(cut: Cut) -> Iterator[Element | _Unreadable]:
+    # huge_tree stays off: libxml2's limits on depth and on the length of one text are far above
+    # any citation.
+    parser = etree.XMLParser(
         resolve_entities=False,
         load_dtd=False,
         no_network=True,
@@ -136,61 +118,65 @@ def _parser(event: Literal["start", "end"], tags: tuple[str, ...] | None) -> etr
         remove_pis=True,
         huge_tree=False,
     )
+    beginning = cut.beginning
+    for pieces in cut.pieces():
+        for piece in pieces:
+            try:
+                yield from _parsed(beginning, piece, parser)
+            except etree.XMLSyntaxError as error:
+                if not cut.put_back(piece):
+                    yield _unreadable(beginning, piece, error)
+    rest = cut.rest()
+    try:
+        root = etree.fromstring(beginning.declaration + beginning.tag + rest.raw, parser)
+    except etree.XMLSyntaxError as error:
+        raise Damage(_position(beginning, rest, error), _problem(error)) from None
+    yield from _entries(beginning, root)
 
 
-def _finished(parser: etree.XMLPullParser) -> Iterator[Element]:
-    return (cast(Element, element) for _, element in parser.read_events())
+def _parsed(
+    beginning: Beginning, piece: Piece, parser: etree.XMLParser
+) -> Iterable[Element | _Unreadable]:
+    """The entries of a piece. Raises `XMLSyntaxError`."""
+    if not piece.whole:
+        problem = f"line {piece.line:,}: longer than {MOST:,} bytes"
+        return [_Unreadable(_pmid(piece), problem)]
+    end = b"</%s>" % beginning.root
+    document = b"".join((beginning.declaration, beginning.tag, piece.raw, end))
+    return _entries(beginning, etree.fromstring(document, parser))
 
 
-def _root(probe: etree.XMLPullParser, chunk: bytes) -> str:
-    with suppress(etree.XMLSyntaxError):  # the parser itself meets it, after what comes before
-        probe.feed(chunk)
-    return next((element.tag for element in _finished(probe)), "")
+def _entries(beginning: Beginning, root: Element) -> Iterator[Element | _Unreadable]:
+    known = ENTRIES[beginning.root]
+    for child in root:
+        if child.tag in known:
+            yield child
+        else:
+            problem = f"expected one of {', '.join(known)}, found {str(child.tag)[:80]}"
+            yield _Unreadable(None, problem)
 
 
-class _Chunks:
-    """The bytes of a stream, gunzipped where they are gzip; `position` counts those of the file.
+def _unreadable(beginning: Beginning, piece: Piece, error: etree.XMLSyntaxError) -> _Unreadable:
+    if piece.raw.lstrip().startswith(b"</" + beginning.root):
+        raise Damage(f"line {piece.line:,}", "the document goes on after its end")
+    problem = f"{_position(beginning, piece, error)}: {_problem(error)}"
+    return _Unreadable(_pmid(piece), problem)
 
-    Raises `zlib.error`, and `EOFError` where a gzip stream stops before its end.
-    """
 
-    def __init__(self, stream: BinaryIO) -> None:
-        self.position = 0
-        self._stream = stream
-        self._pieces = self._start()
+def _pmid(piece: Piece) -> int | None:
+    """The first that is written there, for what cannot be parsed."""
+    found = PMID.search(piece.raw)
+    return pmid_of(found[1].decode()) if found else None
 
-    def __iter__(self) -> Iterator[bytes]:
-        return self
 
-    def __next__(self) -> bytes:
-        return next(self._pieces)
+def _position(beginning: Beginning, piece: Piece, error: etree.XMLSyntaxError) -> str:
+    before = (beginning.declaration + beginning.tag).count(b"\n")
+    line, column = error.position
+    return f"line {piece.line + line - 1 - before:,}, column {column:,}"
 
-    def _read(self) -> bytes:
-        piece = self._stream.read(CHUNK)
-        self.position += len(piece)
-        return piece
 
-    def _start(self) -> Iterator[bytes]:
-        piece = self._read()
-        if piece[:2] == b"\x1f\x8b":
-            yield from self._gunzip(piece)
-            return
-        while piece:
-            yield piece
-            piece = self._read()
-
-    def _gunzip(self, piece: bytes) -> Iterator[bytes]:
-        while piece:  # a member of the file a round
-            unzip = zlib.decompressobj(wbits=31)
-            while not unzip.eof:
-                piece = piece or self._read()
-                unzipped = unzip.decompress(piece, CHUNK)
-                if not (piece or unzipped):
-                    raise EOFError("the gzip stream stops before its end")
-                if unzipped:
-                    yield unzipped
-                piece = unzip.unconsumed_tail
-            piece = (unzip.unused_data or self._read()).lstrip(b"\x00")
+def _problem(error: etree.XMLSyntaxError) -> str:
+    return " ".join(str(error.msg).partition(", line ")[0].split())
 
 
 def _deletions(element: Element, number: int) -> Iterator[Deletion | Skipped]:

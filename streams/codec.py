@@ -13,15 +13,27 @@ from typing import Any, TypeVar, cast
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
+from streams.citation import Change
 from streams.errors import Invalid
 from streams.records import Record, type_names
 
 R = TypeVar("R", bound=Record)
 
-VERSIONS: dict[str, int] = dict.fromkeys(type_names.values(), 1)
+VERSIONS: dict[str, int] = dict.fromkeys(type_names.values(), 1) | {"article": 2}
+
+
+def _keywords_with_owner(fields: dict[str, Any]) -> dict[str, Any]:
+    """Of keywords, which are objects from article/2 on, article/1 had only the authors' texts."""
+    texts = fields.get("keywords")
+    if not isinstance(texts, list):  # which is for the validation to name
+        return fields
+    return fields | {"keywords": [{"text": text, "owner": "NOTNLM"} for text in texts]}
+
 
 # (schema name, version) → how its fields become those of the next version.
-UPGRADES: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {}
+UPGRADES: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {
+    ("article", 1): _keywords_with_owner,
+}
 
 
 @cache
@@ -34,6 +46,12 @@ def encode(record: Record) -> bytes:
     name = type_names[type(record)]
     # A record is never empty, so its JSON has a field to put the schema in front of.
     return b'{"schema":"%s/%d",' % (name.encode(), VERSIONS[name]) + orjson.dumps(record)[1:]
+
+
+def with_change(article: bytes, change: Change) -> bytes:
+    """An encoded article that says `change`: its last field, so that it can be put in as bytes."""
+    fields, _, _ = article.rpartition(b'"change":"')
+    return b'%s"change":"%s"}' % (fields, change.encode())
 
 
 def decode(record: type[R], message: bytes) -> R:

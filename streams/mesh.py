@@ -126,6 +126,35 @@ def build(edition: str, descriptors: Iterable[Descriptor]) -> Mesh:
     return Mesh(edition, held, rows, names, places, starts, above)
 
 
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """UIs of the descriptors that one edition has more than another, lacks, or has elsewhere.
+
+    `lost` is the share of the other's descriptors that it lacks.
+    """
+
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    moved: tuple[str, ...]
+    lost: float
+
+
+def difference(old: Mesh, new: Mesh) -> Difference:
+    """How `new` differs from `old`: a descriptor has moved where its tree numbers are others."""
+    places = {d.ui: frozenset(d.tree_numbers) for d in old.descriptors}
+    removed = tuple(d.ui for d in old.descriptors if d.ui not in new.rows)
+    return Difference(
+        added=tuple(d.ui for d in new.descriptors if d.ui not in places),
+        removed=removed,
+        moved=tuple(
+            d.ui
+            for d in new.descriptors
+            if d.ui in places and places[d.ui] != frozenset(d.tree_numbers)
+        ),
+        lost=len(removed) / len(old),
+    )
+
+
 def prefixes(tree_number: str) -> Iterator[str]:
     """The tree numbers that this one lies under, nearest first: C10.292.562 → C10.292, C10."""
     end = tree_number.rfind(".")

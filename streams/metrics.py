@@ -158,6 +158,57 @@ class Metrics:
             ["table"],
             registry=registry,
         )
+        self.rows_marked = Counter(
+            "kailin_rows_marked_total",
+            "Rows whose standing was written, by why they do not stand any more.",
+            ["table", "reason"],
+            registry=registry,
+        )
+
+        # Rescore.
+        self.parked = Gauge(
+            "kailin_parked_records",
+            "Records that wait for their MeSH, by age (1 day: up to a day, and so on).",
+            ["age"],
+            registry=registry,
+        )
+        self.parked_oldest = Gauge(
+            "kailin_parked_oldest_seconds",
+            "Age of the record that has waited longest for its MeSH, 0 where none waits.",
+            registry=registry,
+        )
+        self.parked_resumed = Counter(
+            "kailin_parked_resumed_total",
+            "Records taken out of the table parked to be scored, by what they had waited for.",
+            ["reason"],
+            registry=registry,
+        )
+        self.parked_given_up = Counter(
+            "kailin_parked_given_up_total",
+            "Records taken out of the table parked because they had waited too long.",
+            registry=registry,
+        )
+
+        # Ingest.
+        self.citations = Counter(
+            "kailin_citations_total",
+            "Citations read, by what they are to what is known (new, text, mesh, other, unchanged, "
+            "older, deleted, reinstated, failed).",
+            ["source", "change"],
+            registry=registry,
+        )
+        self.ncbi_requests = Counter(
+            "kailin_ncbi_requests_total",
+            "Requests to NCBI by what came of them (ok, 429, server error, time-out, …).",
+            ["endpoint", "outcome"],
+            registry=registry,
+        )
+        self.ingest_current = Gauge(
+            "kailin_ingest_current_timestamp_seconds",
+            "As of when all that a source had is read, in Unix time.",
+            ["source"],
+            registry=registry,
+        )
 
         # The supervisor.
         self.component_up = Gauge(

@@ -14,102 +14,22 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-PMID = Annotated[int, Field(ge=1, lt=10**10)]
-# JSON sets integers no bound, but whoever reads what is written on, and the tables, do.
-Int64 = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+from streams.citation import PMID, Article, Descriptors, Int64
+
 Unit = Annotated[float, Field(ge=0.0, le=1.0)]
-# A record has some 15 headings; scoring takes as long as the product of two records' counts.
-MAX_MESH = 1000
-Descriptors = Annotated[tuple[str, ...], Field(max_length=MAX_MESH)]
 
 Role = Literal["preference", "ideal"]
 SearchMode = Literal["bm25", "dense", "hybrid"]
 Outcome = Literal["preference", "tie", "unscorable"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AbstractSection:
-    """A part of an abstract: `label` as printed ("METHODS"), `category` as NLM classed it."""
-
-    text: str
-    label: str | None = None
-    category: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Qualifier:
-    """A MeSH subheading, by UI ("Q000188")."""
-
-    ui: str
-    name: str
-    major: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MeshHeading:
-    """A MeSH descriptor of a record, by UI ("D010206"), with its qualifiers."""
-
-    ui: str
-    name: str
-    major: bool = False
-    qualifiers: tuple[Qualifier, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PublicationType:
-    ui: str
-    name: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Journal:
-    title: str
-    abbreviation: str | None = None
-    issn: str | None = None
-    nlm_id: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Article:
-    """A PubMed citation. Dates are ISO 8601, as precise as the record is: 2000, 2000-03.
-
-    `corpus` records are searched but not asked about. `source` names the file or query that the
-    record came from, `arrived` when.
-    """
-
-    pmid: PMID
-    version: Int64
-    title: str
-    sections: tuple[AbstractSection, ...]
-    languages: tuple[str, ...]
-    journal: Journal
-    published: str | None
-    completed: str | None
-    revised: str | None
-    publication_types: tuple[PublicationType, ...]
-    mesh: Annotated[tuple[MeshHeading, ...], Field(max_length=MAX_MESH)]
-    indexing: str | None
-    keywords: tuple[str, ...]
-    doi: str | None
-    pmcid: str | None
-    corpus: bool
-    source: str
-    arrived: datetime
-
-    @property
-    def abstract(self) -> str:
-        """The abstract as one text, each labelled section led by its label."""
-        return "\n".join(f"{s.label}: {s.text}" if s.label else s.text for s in self.sections)
-
-    @property
-    def descriptors(self) -> tuple[str, ...]:
-        """The UIs of the record's MeSH descriptors, each once, in the record's order."""
-        return tuple(dict.fromkeys(heading.ui for heading in self.mesh))
+ProgressState = Literal["running", "done", "failed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """What the later stages need of the article that a question is asked about."""
+    """What the later stages need of the article that a question is asked about.
+
+    `withheld` is the reason why none is asked about it although its text is new, else None.
+    """
 
     pmid: PMID
     version: Int64
@@ -119,6 +39,7 @@ class Source:
     mesh: Descriptors
     indexing: str | None
     arrived: datetime
+    withheld: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +63,11 @@ class Candidate:
     completion_tokens: Int64
     question: str | None = None
     rejected: str | None = None
+
+    @property
+    def version(self) -> str:
+        """What a record's id knows the generator by."""
+        return generator_version(self.generator, self.model, self.revision, self.prompt)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,6 +169,53 @@ class DeadLetter:
     at: datetime
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retraction:
+    """Whether the rows made from a record still stand, as of its newest state.
+
+    `reason` says why they do not (a fixed phrase: "deleted", "retracted", "erratum", "MeSH
+    changed"), None that they do. Where `mesh` is given, only rows made under other descriptors are
+    meant.
+    """
+
+    pmid: PMID
+    reason: str | None
+    mesh: Descriptors | None = None
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unread:
+    """A citation that could not be had or used; `pmid` is None where even that is unknown."""
+
+    pmid: PMID | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far one file or window of a source has been published, in one transaction with its part.
+
+    `id` is the same whenever the same file or window is read. `position` counts the entries of a
+    file, or the PMIDs of a window, that are dealt with; `announced` is how many the source said
+    there are, where it says. `counts` has a number for each `Change` that occurred, and "failed".
+    `unread` lists the citations that failed, `reason` says why the whole of it did. `held` are the
+    PMIDs of a baseline file, see `streams.life.pack_pmids`.
+    """
+
+    id: str
+    source: str
+    what: str
+    state: ProgressState
+    position: Int64
+    announced: Int64 | None
+    counts: dict[str, Int64]
+    unread: tuple[Unread, ...] = ()
+    reason: str | None = None
+    held: str | None = None
+    at: datetime
+
+
 type_names = {
     Article: "article",
     Questions: "questions",
@@ -250,9 +223,13 @@ type_names = {
     Alignments: "alignments",
     Preference: "preference",
     DeadLetter: "dead_letter",
+    Retraction: "retraction",
+    Progress: "progress",
 }
 
-Record = Article | Questions | Contexts | Alignments | Preference | DeadLetter
+Record = (
+    Article | Questions | Contexts | Alignments | Preference | DeadLetter | Retraction | Progress
+)
 
 
 def text_hash(title: str, abstract: str) -> str:
@@ -264,15 +241,22 @@ def text_hash(title: str, abstract: str) -> str:
     return digest.hexdigest()
 
 
-def record_id(pmid: int, text: str, role: Role, generators: Sequence[str], *, indexed: bool) -> str:
+def generator_version(name: str, model: str, revision: str, prompt: str) -> str:
+    """What a record's id knows a generator by."""
+    return f"{name}={model}@{revision}+{prompt}"
+
+
+def record_id(
+    pmid: int, text: str, role: Role, generators: Sequence[str], *, mesh: Sequence[str]
+) -> str:
     """32 hex digits that name what is made of one text, in one role, by one set of generators.
 
-    `text` is a `text_hash`; `generators` are "name@revision", in any order. The same inputs give
-    the same id in every process, so a reprocessed record is recognised and kept once. `indexed`
-    tells whether the record had MeSH: one that comes back with its MeSH is not the one that could
-    not be scored for want of it.
+    `text` is a `text_hash`; `generators` are `generator_version`s and `mesh` the UIs of the
+    record's descriptors, both in any order. The same inputs give the same id in every process, so
+    a reprocessed record is recognised and kept once; one that comes back with other MeSH is not
+    the one that was scored without it.
     """
-    parts = (str(pmid), text, role, "indexed" if indexed else "", *sorted(generators))
+    parts = (str(pmid), text, role, " ".join(sorted(set(mesh))), *sorted(generators))
     return hashlib.blake2b("\x00".join(parts).encode(), digest_size=16).hexdigest()
 
 

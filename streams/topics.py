@@ -3,14 +3,16 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from streams.citation import Article
 from streams.records import (
     Alignments,
-    Article,
     Contexts,
     DeadLetter,
     Preference,
+    Progress,
     Questions,
     Record,
+    Retraction,
 )
 
 DAY = 24 * 3600
@@ -19,22 +21,26 @@ MIB = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Topic:
-    """One row of the table. `retention` is in seconds, None keeps for ever; sizes in bytes."""
+    """One row of the table. `retention` is in seconds, None keeps for ever; sizes in bytes.
+
+    `compaction_lag`, in seconds, is how long every state of a compacted topic is kept at least.
+    """
 
     name: str
     record: type[Record]
     key: Callable[[Record], bytes]
     partitions: int
     compact: bool = False
+    compaction_lag: int = 0
     retention: int | None = None
     max_message: int = MIB
 
 
 def _pmid(record: Record) -> bytes:
-    if isinstance(record, Article):
+    if isinstance(record, Article | Retraction):
         return b"%d" % record.pmid
-    if isinstance(record, DeadLetter):
-        raise TypeError("a dead letter is not keyed by PMID")
+    if isinstance(record, DeadLetter | Progress):
+        raise TypeError(f"{type(record).__name__} is not keyed by PMID")
     return b"%d" % record.source.pmid
 
 
@@ -44,7 +50,22 @@ def _origin(record: Record) -> bytes:
     return f"{record.topic}/{record.partition}/{record.offset}".encode()
 
 
-ARTICLES = Topic(name="pubmed.articles", record=Article, key=_pmid, partitions=6, compact=True)
+def _id(record: Record) -> bytes:
+    if not isinstance(record, Progress):
+        raise TypeError(f"{type(record).__name__} is not a progress")
+    return record.id.encode()
+
+
+# A state says what is new in it, so a stage must see each one: it has as long for that as it has
+# for the messages of the other topics.
+ARTICLES = Topic(
+    name="pubmed.articles",
+    record=Article,
+    key=_pmid,
+    partitions=6,
+    compact=True,
+    compaction_lag=30 * DAY,
+)
 QUESTIONS = Topic(name="questions", record=Questions, key=_pmid, partitions=6, retention=30 * DAY)
 CONTEXTS = Topic(name="contexts", record=Contexts, key=_pmid, partitions=6, retention=30 * DAY)
 ALIGNMENTS = Topic(
@@ -63,4 +84,17 @@ DEAD_LETTERS = Topic(
     max_message=2 * MIB,
 )
 
-TOPICS = (ARTICLES, QUESTIONS, CONTEXTS, ALIGNMENTS, PREFERENCES, DEAD_LETTERS)
+RETRACTIONS = Topic(name="retractions", record=Retraction, key=_pmid, partitions=1, compact=True)
+# One partition: who reads it to its end knows all that was committed before.
+PROGRESS = Topic(name="ingest.progress", record=Progress, key=_id, partitions=1, compact=True)
+
+TOPICS = (
+    ARTICLES,
+    QUESTIONS,
+    CONTEXTS,
+    ALIGNMENTS,
+    PREFERENCES,
+    DEAD_LETTERS,
+    RETRACTIONS,
+    PROGRESS,
+)

@@ -4,19 +4,26 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from streams.records import (
+from streams.citation import (
     AbstractSection,
-    Alignment,
-    Alignments,
     Article,
-    Candidate,
-    Contexts,
+    Author,
+    Correction,
     Journal,
+    Keyword,
     MeshHeading,
-    Passage,
-    Preference,
+    OtherAbstract,
     PublicationType,
     Qualifier,
+    SupplementaryConcept,
+)
+from streams.records import (
+    Alignment,
+    Alignments,
+    Candidate,
+    Contexts,
+    Passage,
+    Preference,
     Questions,
     Retrieval,
     Source,
@@ -57,12 +64,31 @@ def article(pmid: int = 1001, **changes: Any) -> Article:
             MeshHeading(ui="D010974", name="Platelet Aggregation"),
         ),
         indexing="Curated",
-        keywords=("aspirin", "platelets"),
+        keywords=(
+            Keyword(text="aspirin", owner="NOTNLM"),
+            Keyword(text="platelets", owner="NOTNLM", major=True),
+        ),
         doi="10.1000/example",
         pmcid="PMC1234567",
         corpus=False,
         source="example.xml",
         arrived=ARRIVED,
+        vernacular_title="Aspirin und Thrombozyten.",
+        authors=(
+            Author(last="Example", fore="Ada", initials="A", orcid="0000-0001-2345-678X"),
+            Author(collective="The Example Group"),
+        ),
+        other_abstracts=(
+            OtherAbstract(
+                type="Publisher", language="ger", sections=(AbstractSection(text="Auf Deutsch."),)
+            ),
+        ),
+        supplementary=(
+            SupplementaryConcept(
+                ui="D001241", name="Aspirin", type="Chemical", registry="R16CO5Y76E"
+            ),
+        ),
+        corrections=(Correction(kind="CommentIn", pmid=1002, source="J Ex. 2026;1:2"),),
     )
     return replace(example, **changes)
 

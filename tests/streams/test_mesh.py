@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fakes.mesh import mesh, metals, ui
-from streams.mesh import Descriptor, Mesh, MeshError, build, prefixes
+from streams.mesh import Descriptor, Mesh, MeshError, build, difference, prefixes
 
 
 def names(of: Mesh, uis: frozenset[str]) -> set[str]:
@@ -130,3 +130,22 @@ def test_mesh_2024(mesh_2024: Mesh) -> None:
         "Strabismus",
         "Ocular Motility Disorders",
     }
+
+
+def test_how_an_edition_differs_from_another():
+    old = mesh({"metal": "A01", "gold": "A01.100", "silver": "A01.200"})
+    new = build(
+        "new",
+        [
+            Descriptor("D000001", "metals", ("A01",)),
+            Descriptor("D000002", "gold", ("A01.100", "B01")),
+            Descriptor("D000009", "copper", ("A01.300",)),
+        ],
+    )
+    changes = difference(old, new)
+    assert (changes.added, changes.removed, changes.moved) == (
+        ("D000009",),
+        ("D000003",),
+        ("D000002",),
+    )
+    assert changes.lost == pytest.approx(1 / 3)

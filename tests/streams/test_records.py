@@ -4,28 +4,38 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fakes import records as example
-from streams.records import AbstractSection, MeshHeading, record_id, seed, text_hash
+from streams.citation import AbstractSection, MeshHeading
+from streams.records import record_id, seed, text_hash
 
 
 def test_an_id_is_the_same_in_every_process_and_order():
     text = text_hash("Title", "Abstract")
-    one = record_id(1, text, "preference", ["theta1=a@1", "theta2=b@1"], indexed=True)
-    assert one == "77e3b826c865a8361e44c35739594441"
-    assert one == record_id(1, text, "preference", ["theta2=b@1", "theta1=a@1"], indexed=True)
+    one = record_id(1, text, "preference", ["theta1=a@1", "theta2=b@1"], mesh=["D1"])
+    assert one == "2cedc09f1b6ab857467de0350fe78f62"
+    assert one == record_id(1, text, "preference", ["theta2=b@1", "theta1=a@1"], mesh=["D1"])
 
 
 def test_an_id_changes_with_each_thing_that_made_it():
     text = text_hash("Title", "Abstract")
     ids = {
-        record_id(1, text, "preference", ["theta1=a@1"], indexed=True),
-        record_id(1, text, "preference", ["theta1=a@1"], indexed=False),
-        record_id(2, text, "preference", ["theta1=a@1"], indexed=True),
-        record_id(1, text_hash("Title", "Other"), "preference", ["theta1=a@1"], indexed=True),
-        record_id(1, text, "ideal", ["theta1=a@1"], indexed=True),
-        record_id(1, text, "preference", ["theta1=a@2"], indexed=True),
-        record_id(1, text, "preference", ["theta1=a@1", "theta2=a@1"], indexed=True),
+        record_id(1, text, "preference", ["theta1=a@1"], mesh=["D1"]),
+        record_id(1, text, "preference", ["theta1=a@1"], mesh=[]),
+        record_id(1, text, "preference", ["theta1=a@1"], mesh=["D1", "D2"]),
+        record_id(2, text, "preference", ["theta1=a@1"], mesh=["D1"]),
+        record_id(1, text_hash("Title", "Other"), "preference", ["theta1=a@1"], mesh=["D1"]),
+        record_id(1, text, "ideal", ["theta1=a@1"], mesh=["D1"]),
+        record_id(1, text, "preference", ["theta1=a@2"], mesh=["D1"]),
+        record_id(1, text, "preference", ["theta1=a@1", "theta2=a@1"], mesh=["D1"]),
     }
-    assert len(ids) == 7
+    assert len(ids) == 8
+
+
+def test_an_id_is_by_the_set_of_descriptors():
+    ids = {
+        record_id(1, "", "preference", [], mesh=mesh)
+        for mesh in (["D2", "D1"], ["D1", "D2"], ["D1", "D2", "D1"])
+    }
+    assert len(ids) == 1
 
 
 @given(st.text(), st.text(), st.text(), st.text())

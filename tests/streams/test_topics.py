@@ -5,16 +5,25 @@ from datetime import UTC, datetime
 import pytest
 
 from fakes import records as example
-from streams.records import DeadLetter, type_names
+from streams.records import (
+    DeadLetter,
+    Progress,
+    Retraction,
+    type_names,
+)
 from streams.topics import (
     ALIGNMENTS,
     ARTICLES,
     CONTEXTS,
     DEAD_LETTERS,
     PREFERENCES,
+    PROGRESS,
     QUESTIONS,
+    RETRACTIONS,
     TOPICS,
 )
+
+STREAM = (QUESTIONS, CONTEXTS, ALIGNMENTS, PREFERENCES)
 
 
 def test_every_record_has_its_topic_and_every_topic_its_own_name():
@@ -57,6 +66,27 @@ def test_a_dead_letter_is_keyed_by_where_it_came_from():
 def test_articles_are_kept_for_ever_and_compacted():
     assert ARTICLES.compact
     assert ARTICLES.retention is None
+
+
+def test_a_stage_has_as_long_to_see_each_state_of_an_article_as_for_other_messages():
+    assert ARTICLES.compaction_lag >= max(topic.retention or 0 for topic in STREAM)
+
+
+def test_retractions_go_by_pmid_and_progress_by_what_was_read():
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    assert RETRACTIONS.key(Retraction(pmid=42, reason="deleted", at=at)) == b"42"
+    progress = Progress(
+        id="nlm:x",
+        source="nlm",
+        what="x",
+        state="done",
+        position=0,
+        announced=None,
+        counts={},
+        at=at,
+    )
+    assert PROGRESS.key(progress) == b"nlm:x"
+    assert PROGRESS.partitions == 1
 
 
 def test_a_dead_letter_has_room_for_any_message_in_base64():
