@@ -11,7 +11,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +22,7 @@ from aiokafka.errors import KafkaError
 from consumers.acks import Acks
 from consumers.dead_letters import DeadLetterLimit, dead_letter
 from consumers.delivery import Delivery, check_key
+from consumers.faust_app import faust_app
 from consumers.stage import (
     DONE,
     FAILED,
@@ -39,7 +40,7 @@ from streams.codec import decode
 from streams.errors import Invalid, Misconfigured, Transient
 from streams.metrics import Metrics
 from streams.records import Record
-from streams.topics import DEAD_LETTERS, TOPICS, Topic
+from streams.topics import DEAD_LETTERS, Topic
 
 COMMIT_EVERY = 1.0
 # How long a worker that is told to stop waits for what it has begun.
@@ -67,7 +68,7 @@ async def run(
     0: told to stop; 1: a fault; 2: a setting is wrong; 3: too many dead letters. The message that
     a worker stops for is not committed. faust makes its empty directories under `scratch`.
     """
-    app = _app(kafka, policy, scratch / stage.name)
+    app = faust_app(kafka, scratch / stage.name)
     worker = _Worker(app, stage, kafka.topic_name, policy, metrics)
     source = app.topic(kafka.topic_name(stage.source), key_type=bytes, value_type=bytes, acks=False)
     app.agent(source, name=stage.name)(worker.take)
@@ -125,56 +126,6 @@ async def _stop(app: faust.App) -> None:
         log.warning("left the consumer group without a goodbye: %r", error)
     finally:
         threading.excepthook = report
-
-
-def _app(kafka: Kafka, policy: Policy, scratch: Path) -> faust.App:
-    scratch.mkdir(parents=True, exist_ok=True)
-    largest = max(topic.max_message for topic in TOPICS)
-    return faust.App(
-        kafka.group,
-        version=1,
-        id_format="{id}",
-        broker=[f"kafka://{server}" for server in kafka.client["bootstrap_servers"].split(",")],
-        broker_credentials=_credentials(kafka.client),
-        # A worker that dies is replaced after this long; heartbeats have a thread of their own.
-        broker_session_timeout=10.0,
-        broker_heartbeat_interval=2.0,
-        # A worker that waits for its model holds its partitions, for days if need be.
-        broker_max_poll_interval=7 * 24 * 3600.0,
-        broker_max_poll_records=500,
-        consumer_auto_offset_reset="earliest",
-        consumer_max_fetch_size=largest,
-        producer_acks=-1,
-        # Records gather into batches while the one before is on its way.
-        producer_linger=0.0,
-        producer_max_batch_size=256 << 10,
-        producer_max_request_size=2 * largest,
-        producer_request_timeout=30.0,
-        key_serializer="raw",
-        value_serializer="raw",
-        # Messages fetched and not begun. When it is full faust stops fetching, and looks again
-        # after a second: so it has to last for longer than that.
-        stream_buffer_maxsize=4096,
-        stream_wait_empty=False,
-        topic_allow_declare=False,
-        topic_disable_leader=True,
-        web_enabled=False,
-        autodiscover=False,
-        datadir=str(scratch),
-        store="memory://",
-    )
-
-
-def _credentials(client: Mapping[str, Any]) -> faust.types.auth.CredentialsT | None:
-    protocol, context = client["security_protocol"], client.get("ssl_context")
-    if protocol.startswith("SASL"):
-        return faust.SASLCredentials(
-            username=client["sasl_plain_username"],
-            password=client["sasl_plain_password"],
-            mechanism=client["sasl_mechanism"],
-            ssl_context=context,
-        )
-    return faust.SSLCredentials(context) if protocol == "SSL" else None
 
 
 class _Worker:
@@ -364,11 +315,20 @@ class _Worker:
             gauge.remove(self.stage.name, topic, str(gone))
         self.lagging &= assigned.keys()
         for partition, tp in assigned.items():
-            end, position = client.highwater(tp), self.acks.next(partition)
+            end, position = client.last_stable_offset(tp), self.acks.next(partition)
+            read = consumer._read_offset.get(tp) or 0
             if position is None:
                 # Nothing was taken yet: the last commit is where reading began.
                 position = consumer._committed_offset.get(tp) or 0
-            if end is not None:
+                done = read == position
+            else:
+                done = read < position
+            if done:
+                # The marker that ends a transaction has an offset too, and is passed over without
+                # a message.
+                state = client._subscription.subscription.assignment.state_value(tp)
+                position = max(position, state.position if state.has_valid_position else 0)
+            if end is not None and end >= 0:
                 gauge.labels(self.stage.name, topic, str(partition)).set(max(0, end - position))
                 self.lagging.add(partition)
 

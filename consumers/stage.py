@@ -6,7 +6,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
-from streams.records import Article, DeadLetter, Record
+from streams.citation import Article
+from streams.records import (
+    DeadLetter,
+    Progress,
+    Record,
+    Retraction,
+)
 from streams.topics import Topic
 
 R = TypeVar("R", bound=Record)
@@ -32,8 +38,8 @@ class Message(Generic[R]):
 
 
 def arrival(record: Record) -> datetime | None:
-    """When what a record is about arrived; without a zone it is taken as UTC. Letters have none."""
-    if isinstance(record, DeadLetter):
+    """When what a record is about arrived; without a zone it is taken as UTC. Some have none."""
+    if isinstance(record, DeadLetter | Retraction | Progress):
         return None
     arrived = record.arrived if isinstance(record, Article) else record.source.arrived
     return arrived.replace(tzinfo=arrived.tzinfo or UTC)

@@ -70,6 +70,7 @@ def topic_configs(topic: Topic) -> dict[str, str]:
     """The topic-level configuration of Kafka that a row of the table stands for."""
     return {
         "cleanup.policy": "compact" if topic.compact else "delete",
+        "min.compaction.lag.ms": str(topic.compaction_lag * 1000),
         "retention.ms": str(-1 if topic.retention is None else topic.retention * 1000),
         "max.message.bytes": str(topic.max_message),
     }

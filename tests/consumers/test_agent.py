@@ -23,10 +23,11 @@ from infra.kafka import topic_name
 from infra.logs import OncePer
 from infra.settings import Settings, SettingsError
 from infra.topic_admin import create_topics
+from streams.citation import Article
 from streams.codec import decode, encode
 from streams.errors import Invalid, Transient
 from streams.metrics import Metrics
-from streams.records import Article, Questions, Record
+from streams.records import Questions, Record
 from streams.topics import ARTICLES, DEAD_LETTERS, QUESTIONS, Topic
 
 pytestmark = pytest.mark.kafka
@@ -533,6 +534,45 @@ async def test_the_observer_sees_a_message_and_what_became_of_it(bench: Bench):
     async with bench.running(stage):
         await until(lambda: bool(seen))
     assert seen == [(1, 1)]
+
+
+async def test_only_what_is_committed_is_read_and_the_lag_ends_at_nothing(bench: Bench):
+    """A transaction's end has an offset, which no message ever has."""
+    name = topic_name(bench.settings, ARTICLES)
+    producer = AIOKafkaProducer(
+        bootstrap_servers=bench.kafka.bootstrap, transactional_id=f"{name}.writer"
+    )
+
+    def lag() -> float:
+        return bench.count("kailin_consumer_lag_records", topic=name, partition="0")
+
+    async def write(*pmids: int) -> None:
+        for pmid in pmids:
+            value = encode(records.article(pmid))
+            await (await producer.send(name, value, key=b"%d" % pmid, partition=0))
+
+    async with producer, bench.running(bench.stage(as_questions)):
+        await producer.begin_transaction()
+        await write(1, 2)
+        await producer.abort_transaction()
+        async with producer.transaction():
+            await write(3, 4)
+        assert {made.source.pmid for made in await bench.asked_about(3, 4)} == {3, 4}
+        await until(lambda: lag() == 0)
+        await producer.begin_transaction()
+        await write(5)
+        await asyncio.sleep(2)
+        assert bench.count("kailin_records_in_total") == 2
+        await producer.commit_transaction()
+        await bench.asked_about(5)
+        await until(lambda: lag() == 0)
+        assert bench.count("kailin_records_in_total") == 3
+    # Started anew, there is nothing to read but the end of the last transaction.
+    bench.metrics = Metrics(CollectorRegistry())
+    labels = {"stage": "generate", "topic": name, "partition": "0"}
+    async with bench.running(bench.stage(as_questions)):
+        sample = bench.metrics.registry.get_sample_value
+        await until(lambda: sample("kailin_consumer_lag_records", labels) == 0)
 
 
 async def test_lag_is_what_comes_after_the_last_finished_message(bench: Bench):
