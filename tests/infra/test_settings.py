@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from infra.settings import Settings, SettingsError, load
+from infra.settings import Settings, SettingsError
+from infra.settings_file import load
 
 EXAMPLE = Path(__file__).parents[2] / "infra" / "kailin.example.toml"
 # Given by environment or file only.
@@ -105,6 +106,11 @@ def test_the_environment_overrides_the_file_and_leaves_the_rest(
         ("kafka.password_file = 5", "kafka: password_file must be the path of a text file"),
         ('kafka.password_file = "/no/where"', "kafka: cannot read password_file /no/where"),
         ('kafka.security_protocol = "SASL_SSL"', "needs username and password"),
+        ('ncbi.email = "nobody"', "ncbi.email = 'nobody': expected an e-mail address"),
+        ('ncbi.eutils = "eutils"', "ncbi.eutils = 'eutils': String should match pattern"),
+        ('ncbi.tool = "my tool"', "ncbi.tool = 'my tool': String should match pattern"),
+        ("ncbi.batch = 20000", "ncbi.batch = 20000: Input should be less than or equal to 10000"),
+        ("ncbi.timeout = 0", "ncbi.timeout = 0: Input should be greater than 0"),
         ("kafka = [", "not valid TOML"),
     ],
 )
