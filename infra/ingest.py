@@ -1,258 +1,333 @@
-"""Publishes the citations of PubMed XML files to `pubmed.articles`, delivery confirmed."""
+"""Brings records in: units of a source, one after the other, each resumed where it was left.
+
+A unit is what has one `Progress`: a file, a window of a search, a list of PMIDs. Where Kafka fails
+or another process takes over, the writer is opened anew and the unit goes on from what was
+committed, as it does after the process was killed.
+"""
 
 import asyncio
-import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+import fcntl
+import hashlib
+import logging
+import signal
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterator,
+    Sequence,
+)
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
+from typing import Self, TypeVar, cast
 
 from aiokafka.errors import KafkaError
+from prometheus_client import CollectorRegistry
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskID,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-)
 
+from consumers.stage import Policy
 from infra import logs
-from infra.kafka import BrokerUnreachable, Publisher
-from infra.pubmed_xml import DamagedFile, Deletion, Entry, Skipped, read_file, read_stream
-from infra.settings import Settings, SettingsError
+from infra.arrivals import Portion, Reader
+from infra.ingest_display import Display
+from infra.ingest_turn import Turn
+from infra.ingest_writer import Writer
+from infra.kafka import BrokerUnreachable
+from infra.metrics_server import serving
+from infra.ncbi_requests import RequestFailed
+from infra.pubmed_xml import DamagedFile
+from infra.settings import Settings
 from infra.topic_admin import TopicError, create_topics
-from streams.errors import Invalid, Transient
-from streams.records import Article
-from streams.topics import ARTICLES
+from streams.errors import Misconfigured, Transient
+from streams.life import pack_pmids
+from streams.metrics import Metrics
+from streams.records import Progress
+from streams.topics import ARTICLES, PROGRESS, RETRACTIONS
 
-# Sends that wait for the broker's confirmation at once.
-WINDOW = 500
+T = TypeVar("T")
 
-
-@dataclass(slots=True)
-class Tally:
-    """What became of the entries read so far. `failed` holds a line for each that failed."""
-
-    published: int = 0
-    deleted: int = 0
-    failed: list[str] = field(default_factory=list)
+DONE, FAILED, WRONG = 0, 1, 2
+# Seconds in which another ingest that waits takes its turn.
+GIVING_WAY = 2.0
 
 
-def ingest_files(paths: Sequence[Path], settings: Settings, backfill: bool) -> int:
-    """Publish files, or the *.xml and *.xml.gz of directories; `backfill` marks them as corpus.
+class AlreadyRunning(Exception):
+    """The same ingest runs on this machine; the message is one line."""
 
-    Shows progress and every problem as a line on stderr, and goes on with the next file after a
-    damaged one. Returns the exit code: 0 everything was published, 1 something was not, 2 the
-    settings are wrong.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unit:
+    """What is read as a whole. `read` gives its portions from a position on.
+
+    `id` is the same in every run. A unit that is not `resumable` is read from its beginning each
+    time; `held` keeps its PMIDs in its progress, and `asked` are those known beforehand. `size` is
+    its length for the display: bytes, or citations where a source announces them.
+    """
+
+    id: str
+    source: str
+    what: str
+    read: Callable[[int], AsyncIterator[Portion]]
+    resumable: bool = False
+    held: bool = False
+    asked: tuple[int, ...] = ()
+    announced: int | None = None
+    size: int | None = None
+
+
+class Session:
+    """The units that one process ingests. Use as an async context manager.
+
+    Entering makes the topics that are missing and raises `BrokerUnreachable`, `TopicError`.
+    """
+
+    def __init__(self, settings: Settings, name: str, display: Display, metrics: Metrics) -> None:
+        self.settings = settings
+        self.display = display
+        self.metrics = metrics
+        self._turn = Turn(settings, name)
+        self.writer = Writer(settings, self._turn)
+        self.reader = Reader()
+        self.failures = 0
+
+    async def __aenter__(self) -> Self:
+        for difference in await create_topics(self.settings, [ARTICLES, RETRACTIONS, PROGRESS]):
+            self.display.say(f"warning: {difference}")
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.reader.__aexit__(*exception)
+        await self.writer.__aexit__(*exception)
+
+    async def ready(self) -> Writer:
+        """The writer, once it is this process's turn and all that was committed is known."""
+        await self._patiently(self._open)
+        return self.writer
+
+    async def _open(self) -> None:
+        await self._turn.join()
+        if not await self._turn.wait(1.0):
+            # Whoever has the right now writes on: what this process knows is out of date.
+            await self.writer.close()
+            self.display.say("waiting: another ingest is at work, and this one stands in line")
+            while not await self._turn.wait(60.0):
+                pass
+        if not self.writer.is_open:
+            await self.writer.open()
+
+    def state(self, id: str) -> str | None:
+        """The state of a unit's progress, None before it began."""
+        progress = self.writer.progress.get(id)
+        return progress.state if progress else None
+
+    async def follow(self, sources: Sequence[Callable[[], Awaitable[None]]]) -> None:
+        """Read the sources again and again; others have their turn in between."""
+        while True:
+            for source in sources:
+                try:
+                    await source()
+                except RequestFailed as error:
+                    self.display.say(str(error))
+            self.display.say(self.display.tally())
+            await self._leave()
+            await asyncio.sleep(self.settings.ncbi.poll)
+
+    async def commit(self, portion: Portion, progress: Progress) -> Progress:
+        """As `Writer.commit`, until it is done."""
+
+        async def attempt() -> Progress:
+            await self._open()
+            return await self.writer.commit(portion, progress)
+
+        return await self._patiently(attempt)
+
+    async def publish(self, progress: Progress) -> None:
+        """Keep a progress that no citation comes with."""
+        await self.commit(Portion((), (), 0), progress)
+
+    async def came_up_to_date(self, poll: Progress) -> None:
+        """Keep that a source was read to its end, or not, as of `poll.at`."""
+        await self.publish(poll)
+        if poll.state == "done":
+            self.display.say(f"{poll.source}: up to date as of {poll.at:%Y-%m-%d %H:%M} UTC")
+            self.metrics.ingest_current.labels(poll.source).set(poll.at.timestamp())
+
+    async def remove(self, pmids: Sequence[int], progress: Progress) -> None:
+        """Delete records that their source holds no longer."""
+        progress = replace(progress, state="running")
+        for start in range(0, len(pmids), 1000):
+            gone = self.writer.deletions(pmids[start : start + 1000])
+            progress = await self.commit(Portion(gone, (), len(gone)), progress)
+        await self.publish(replace(progress, state="done"))
+
+    async def run(self, unit: Unit) -> Progress:
+        """Ingest a unit; its progress is "done", or "failed" with the reason."""
+        self.display.begin(unit.what, unit.size)
+        progress = await self._patiently(lambda: self._read(unit))
+        self.display.end()
+        self.failures += progress.state == "failed" or bool(progress.counts.get("failed"))
+        await self._give_way()
+        return progress
+
+    async def _read(self, unit: Unit) -> Progress:
+        await self._open()
+        progress = self._begin(unit)
+        pmids: set[int] = set()
+        try:
+            async for portion in _ahead(unit.read(progress.position)):
+                before = progress
+                progress = await self.writer.commit(portion, progress)
+                self._tell(unit, before, progress, portion)
+                if unit.held:
+                    pmids.update(a.pmid for a in portion.arrivals if a.message is not None)
+        except (RequestFailed, DamagedFile, OSError) as error:
+            reason = str(error) if not isinstance(error, OSError) else _os_error(unit, error)
+            ended = replace(progress, state="failed", reason=reason, at=datetime.now(UTC))
+            self.display.say(reason)
+        else:
+            held = pack_pmids(pmids) if unit.held else None
+            ended = replace(progress, state="done", held=held, at=datetime.now(UTC))
+        await self.writer.commit(Portion((), (), 0), ended)
+        return ended
+
+    def _begin(self, unit: Unit) -> Progress:
+        known = self.writer.progress.get(unit.id)
+        if unit.resumable and known and known.state != "done":
+            if known.position:
+                self.display.say(f"{unit.what}: going on after {known.position:,} entries")
+            return replace(known, state="running", reason=None)
+        return Progress(
+            id=unit.id,
+            source=unit.source,
+            what=unit.what,
+            state="running",
+            position=0,
+            announced=unit.announced,
+            counts={},
+            held=pack_pmids(unit.asked) if unit.asked else None,
+            at=datetime.now(UTC),
+        )
+
+    def _tell(self, unit: Unit, before: Progress, after: Progress, portion: Portion) -> None:
+        gained = {
+            change: count - before.counts.get(change, 0) for change, count in after.counts.items()
+        }
+        self.display.advance(gained, portion.read or after.position)
+        for unread in after.unread[len(before.unread) :]:
+            name = f"PMID {unread.pmid}: " if unread.pmid else ""
+            self.display.say(f"{unit.what}: {name}{unread.reason}")
+        for change, count in gained.items():
+            self.metrics.citations.labels(unit.source, change).inc(count)
+
+    async def _give_way(self) -> None:
+        """Let another ingest have its turn, where one waits."""
+        with suppress(KafkaError, BrokerUnreachable):
+            if not await self._turn.wanted():
+                return
+            await self._leave()
+            await asyncio.sleep(GIVING_WAY)
+        await self.ready()
+
+    async def _leave(self) -> None:
+        await self.writer.close()
+        await self._turn.leave()
+
+    async def _patiently(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """What `attempt` returns, tried again while Kafka is away or another process writes."""
+        for pause in Policy(**self.settings.workers.model_dump()).pauses():
+            try:
+                return await attempt()
+            except (Transient, BrokerUnreachable) as error:
+                self.display.say(f"{error}; again in {pause:.1f} s")
+            await self.writer.close()
+            await asyncio.sleep(pause)
+        raise AssertionError("pauses never end")
+
+
+async def _ahead(portions: AsyncIterator[Portion]) -> AsyncIterator[Portion]:
+    """The same portions, the next one on its way while one is worked on."""
+    coming = asyncio.ensure_future(anext(portions, None))
+    try:
+        while portion := await coming:
+            coming = asyncio.ensure_future(anext(portions, None))
+            yield portion
+    finally:
+        coming.cancel()
+        with suppress(asyncio.CancelledError, Exception):
+            await coming
+        if isinstance(portions, AsyncGenerator):
+            await portions.aclose()
+
+
+def _os_error(unit: Unit, error: OSError) -> str:
+    return f"{error.filename or unit.what}: cannot be read: {error.strerror or error}"
+
+
+def run(
+    settings: Settings,
+    name: str,
+    console: Console,
+    work: Callable[[Session], Awaitable[None]],
+    *,
+    serve: bool = False,
+) -> int:
+    """Do `work` in a session of its own until it is done, SIGTERM or SIGINT.
+
+    `name` is what the process stands in line as; `serve` serves /metrics meanwhile. Says every
+    problem as a line on the console. Returns the exit code: 0 everything was read, 1 something was
+    not, 2 the settings are wrong.
     """
     logs.configure()
-    console = Console(stderr=True)
+    # What its clients meet is told here, in a line of ours.
+    logging.getLogger("aiokafka").propagate = False
+    metrics = Metrics(CollectorRegistry())
+    ports = settings.ports
+    served = serving("ingest", ports.host, ports.ingest, metrics.registry)
     try:
-        return asyncio.run(_ingest(paths, settings, backfill, console))
-    except SettingsError as error:
-        _say(console, str(error))
-        return 2
-    except (BrokerUnreachable, TopicError) as error:
-        _say(console, str(error))
-        return 1
+        with _alone(settings, name), served if serve else nullcontext():
+            return asyncio.run(_until_told_to_stop(settings, name, console, work, metrics))
+    except Misconfigured as error:
+        console.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        return WRONG
+    except (AlreadyRunning, BrokerUnreachable, KafkaError, RequestFailed, TopicError) as error:
+        console.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        return FAILED
+    except asyncio.CancelledError:
+        return DONE if serve else FAILED
 
 
-async def publish_file(
-    path: Path,
-    publisher: Publisher,
-    *,
-    corpus: bool,
-    select: Callable[[Article], bool] | None = None,
-    skip: int = 0,
-    limit: int | None = None,
-) -> Tally:
-    """Publish one file as `publish` does.
-
-    Raises `DamagedFile` when everything before the damage is published, and `OSError`.
-    """
-    tally = Tally()
-    entries = read_file(path, corpus=corpus, arrived=datetime.now(UTC))
-    await publish(entries, publisher, tally, select=select, skip=skip, limit=limit)
-    return tally
-
-
-async def publish(
-    entries: Iterable[Entry],
-    publisher: Publisher,
-    tally: Tally,
-    *,
-    select: Callable[[Article], bool] | None = None,
-    skip: int = 0,
-    limit: int | None = None,
-) -> None:
-    """Publish articles, and deletions as tombstones, in their order; counts into `tally`.
-
-    Of the articles that `select` keeps (None: all), the first `skip` are passed over and `limit`
-    are published. All that was sent is confirmed on return. Raises `Transient` or aiokafka's
-    error when the broker fails; what `entries` raises comes after the confirmation of what it gave.
-    """
-    sends = _Sends(publisher, tally)
-    chosen = 0
-    try:
-        for entry in entries:
-            if isinstance(entry, Article):
-                if select and not select(entry):
-                    continue
-                chosen += 1
-                if chosen > skip:
-                    await sends.publish(entry)
-                if limit is not None and chosen >= skip + limit:
-                    break
-            elif isinstance(entry, Deletion):
-                await sends.delete(entry)
-            else:
-                tally.failed.append(_skipped(entry))
-    finally:
-        await sends.confirm(0)
-
-
-class _Sends:
-    """The sends whose confirmation has not come yet, oldest first."""
-
-    def __init__(self, publisher: Publisher, tally: Tally) -> None:
-        self._publisher = publisher
-        self._tally = tally
-        self._pending: deque[tuple[Article | Deletion, asyncio.Future[None]]] = deque()
-
-    async def publish(self, article: Article) -> None:
-        try:
-            self._pending.append((article, await self._publisher.enqueue(ARTICLES, article)))
-        except Invalid as invalid:
-            self._tally.failed.append(f"PMID {article.pmid}: {invalid}")
-        await self.confirm(WINDOW)
-
-    async def delete(self, deletion: Deletion) -> None:
-        sent = await self._publisher.enqueue_delete(ARTICLES, b"%d" % deletion.pmid)
-        self._pending.append((deletion, sent))
-        await self.confirm(WINDOW)
-
-    async def confirm(self, most: int) -> None:
-        """Wait until at most this many are unconfirmed."""
-        while len(self._pending) > most:
-            entry, sent = self._pending.popleft()
-            try:
-                await sent
-            except Invalid as invalid:
-                self._tally.failed.append(f"PMID {entry.pmid}: {invalid}")
-            except BaseException:
-                rest = [pending for _, pending in self._pending]
-                self._pending.clear()
-                await asyncio.gather(*rest, return_exceptions=True)
-                raise
-            else:
-                self._count(entry)
-
-    def _count(self, entry: Article | Deletion) -> None:
-        if isinstance(entry, Article):
-            self._tally.published += 1
-        else:
-            self._tally.deleted += 1
-
-
-def _skipped(entry: Skipped) -> str:
-    name = f"entry {entry.number}" + (f" (PMID {entry.pmid})" if entry.pmid else "")
-    return f"{name}: skipped: {entry.reason}"
-
-
-async def _ingest(
-    paths: Sequence[Path], settings: Settings, backfill: bool, console: Console
+async def _until_told_to_stop(
+    settings: Settings,
+    name: str,
+    console: Console,
+    work: Callable[[Session], Awaitable[None]],
+    metrics: Metrics,
 ) -> int:
-    started, tally, unreadable = time.monotonic(), Tally(), 0
-    for difference in await create_topics(settings, [ARTICLES]):
-        _say(console, f"warning: {difference}")
-    async with Publisher(settings) as publisher:
-        with _progress(console) as progress:
-            for path in _files(paths):
-                before = len(tally.failed)
-                try:
-                    await _one_file(path, publisher, tally, backfill, progress)
-                except (DamagedFile, OSError) as error:
-                    unreadable += 1
-                    _say(console, _line(path, error))
-                except (Transient, KafkaError) as error:
-                    unreadable += 1
-                    _say(console, f"{path}: stopped: {error}; run it again when Kafka is back")
-                    break
-                finally:
-                    for line in tally.failed[before:]:
-                        _say(console, f"{path}: {line}")
-    seconds = max(time.monotonic() - started, 1e-9)
-    _say(
-        console,
-        f"{tally.published:,} published{' as corpus' if backfill else ''}, {tally.deleted:,} "
-        f"deleted, {len(tally.failed):,} failed, {unreadable:,} files not read to their end, "
-        f"in {seconds:.1f} s ({(tally.published + tally.deleted) / seconds:,.0f} records/s)",
-    )
-    return 1 if tally.failed or unreadable else 0
-
-
-async def _one_file(
-    path: Path, publisher: Publisher, tally: Tally, corpus: bool, progress: Progress
-) -> None:
-    task = progress.add_task(path.name, total=None, tally="")
-    # The bar moves with the bytes read, which are known beforehand; records are not.
-    with progress.open(path, "rb", task_id=task) as stream:
-        arrived = datetime.now(UTC)
-        entries = read_stream(stream, str(path), corpus=corpus, source=path.name, arrived=arrived)
-        await publish(_shown(entries, tally, progress, task), publisher, tally)
-
-
-def _shown(
-    entries: Iterator[Entry], tally: Tally, progress: Progress, task: TaskID
-) -> Iterator[Entry]:
-    """The same entries; every hundredth renews the figures beside the bar."""
-    base, started = tally.published + tally.deleted, time.monotonic()
-    for number, entry in enumerate(entries):
-        yield entry
-        if number % 100 == 0:
-            rate = (tally.published + tally.deleted - base) / (time.monotonic() - started + 1e-9)
-            progress.update(
-                task,
-                tally=f"{tally.published:,} published, {tally.deleted:,} deleted, "
-                f"{len(tally.failed):,} failed, {rate:,.0f}/s",
-            )
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[tally]}"),
-        console=console,
-    )
-
-
-def _files(paths: Sequence[Path]) -> Iterator[Path]:
-    """The files, directories replaced by their PubMed files in the order of their names."""
-    for path in paths:
-        if not path.is_dir():
-            yield path
-            continue
+    task = cast(asyncio.Task[int], asyncio.current_task())
+    for told in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(told, task.cancel)
+    with Display(console) as display:
         try:
-            found = sorted(f for f in path.iterdir() if f.name.endswith((".xml", ".xml.gz")))
-        except OSError:
-            found = []
-        # An empty directory is as likely a slip as a missing file: it fails in the same way.
-        yield from found or [path]
+            async with Session(settings, name, display, metrics) as session:
+                await work(session)
+        except asyncio.CancelledError:
+            display.say("stopped; run it again and it goes on from here")
+            raise
+        finally:
+            display.sum_up()
+    return FAILED if session.failures else DONE
 
 
-def _line(path: Path, error: DamagedFile | OSError) -> str:
-    if isinstance(error, IsADirectoryError):
-        return f"{path}: holds no *.xml or *.xml.gz file that can be read"
-    if isinstance(error, OSError):
-        return f"{path}: cannot be read: {error.strerror or error}"
-    return str(error)
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
+@contextmanager
+def _alone(settings: Settings, name: str) -> Iterator[None]:
+    """Two processes of one name would take each other's place in line. Raises `AlreadyRunning`."""
+    digest = hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
+    path = settings.data / "run" / f"ingest-{digest}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AlreadyRunning(f"`kailin ingest {name}` runs already on this machine") from None
+        yield

@@ -47,6 +47,8 @@ def configuration(settings: Settings) -> dict[str, Any]:
     """What prometheus.yml says: scrape every stage and the supervisor, with the rules there are."""
     host = reachable(settings.ports.host)
     ports = {"supervisor": settings.ports.supervisor, **settings.ports.stages}
+    if settings.follow.any:
+        ports["ingest"] = settings.ports.ingest
     return {
         "global": {"scrape_interval": "5s", "evaluation_interval": "5s"},
         "rule_files": [str(path) for path in sorted(RULES.glob("*.rules.y*ml"))],

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -13,7 +14,8 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 
-from infra import run_state
+from infra import ingest_status, run_state
+from infra.ingest_status import IngestStatus
 from infra.prometheus import reachable
 from infra.run_state import RunState
 from infra.run_view import component_table
@@ -21,6 +23,8 @@ from infra.settings import Settings
 from infra.tables import row_counts
 
 TIMEOUT = 2.0
+# Seconds; what was ingested is read from Kafka.
+INGEST_EVERY = 10.0
 COUNTERS = {
     "kailin_records_in_total": "taken",
     "kailin_records_out_total": "written",
@@ -59,6 +63,7 @@ class Status:
     run: RunState | None
     stages: dict[str, StageStatus]
     rows: dict[str, int]
+    ingest: IngestStatus | None = None
 
     @property
     def healthy(self) -> bool:
@@ -133,13 +138,17 @@ def compare(before: Scrape | None, after: Scrape | None) -> StageStatus:
 def statuses(settings: Settings, interval: float) -> Iterator[Status]:
     """A status every `interval` seconds, the first after one."""
     before = scrape_all(settings)
+    ingest, read = None, -INGEST_EVERY
     while True:
         time.sleep(interval)
         after = scrape_all(settings)
+        if time.monotonic() - read >= INGEST_EVERY:
+            ingest, read = ingest_status.read_status(settings), time.monotonic()
         yield Status(
             run=run_state.load(settings.data),
             stages={stage: compare(before[stage], after[stage]) for stage in after},
             rows=row_counts(settings),
+            ingest=ingest,
         )
         before = after
 
@@ -168,7 +177,10 @@ def render(settings: Settings, status: Status) -> RenderableType:
     tables: RenderableType = (
         rows if any(status.rows.values()) else f"no rows yet in {settings.tables_uri}"
     )
-    return Group(running, "", stages, "", tables)
+    parts = [running, "", stages, "", tables]
+    if status.ingest:
+        parts += ["", ingest_status.render(status.ingest)]
+    return Group(*parts)
 
 
 def show(settings: Settings, console: Console, *, watch: bool, as_json: bool) -> bool:
@@ -180,7 +192,9 @@ def show(settings: Settings, console: Console, *, watch: bool, as_json: bool) ->
                 live.update(render(settings, status), refresh=True)
     for status in source:
         if as_json:
-            console.print_json(data=status.as_json(), indent=None if watch else 2)
+            console.print_json(
+                data=status.as_json(), indent=None if watch else 2, default=datetime.isoformat
+            )
         else:
             console.print(render(settings, status))
         if not watch:

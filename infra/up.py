@@ -68,7 +68,8 @@ def engine_names(settings: Settings) -> dict[str, dict[str, int]]:
 
 def component_names(settings: Settings) -> tuple[str, ...]:
     """Everything that `up` can start, in the order in which it does."""
-    return (*engine_names(settings), *settings.ports.stages, "prometheus")
+    followers = ("ingest",) if settings.follow.any else ()
+    return (*engine_names(settings), *settings.ports.stages, *followers, "prometheus")
 
 
 def plan(settings: Settings, config: Path | None, only: Only, console: Console) -> tuple[Wave, ...]:
@@ -85,11 +86,13 @@ def plan(settings: Settings, config: Path | None, only: Only, console: Console) 
     workers = tuple(
         worker(name, settings, config) for name in settings.ports.stages if name in chosen
     )
+    follower = (_follower(settings, config),) if "ingest" in chosen else ()
     watcher = prometheus(settings) if "prometheus" in chosen else None
     topics = _topics(settings, console) if workers or "kafka" in chosen else None
     return (
         Wave(components=tuple(engines), then=topics),
         Wave(components=workers, final=FINAL),
+        Wave(components=follower, final=FINAL),
         Wave(components=(watcher,) if watcher else ()),
     )
 
@@ -103,13 +106,33 @@ def _engine(name: str, settings: Settings) -> Component:
 
 
 def worker(stage: str, settings: Settings, config: Path | None) -> Component:
-    """A stage's worker: `kailin run STAGE`, ready when its /metrics answers."""
-    url = f"http://{reachable(settings.ports.host)}:{settings.ports.stages[stage]}/metrics"
+    """A stage's worker: `kailin run STAGE`."""
+    return _process(
+        stage, ("run", stage), settings.ports.stages[stage], settings=settings, config=config
+    )
+
+
+def _follower(settings: Settings, config: Path | None) -> Component:
+    """What brings new records in: `kailin ingest follow`."""
+    port = settings.ports.ingest
+    return _process("ingest", ("ingest", "follow"), port, settings=settings, config=config)
+
+
+def _process(
+    name: str,
+    arguments: tuple[str, ...],
+    port: int,
+    *,
+    settings: Settings,
+    config: Path | None,
+) -> Component:
+    """A process of this program, ready when its /metrics answers."""
+    url = f"http://{reachable(settings.ports.host)}:{port}/metrics"
     return Component(
-        name=stage,
-        command=(*kailin(config), "run", stage),
+        name=name,
+        command=(*kailin(config), *arguments),
         env={},
-        log=settings.data.resolve() / "logs" / f"{stage}.log",
+        log=settings.data.resolve() / "logs" / f"{name}.log",
         ready=lambda: answers(url),
         ready_within=120.0,
         stop_within=30.0,
@@ -158,6 +181,8 @@ def _claim(data: Path, console: Console) -> IO[str]:
 def _check_ports(settings: Settings, only: Only) -> None:
     """Raises `StartFailed` where a port is taken by another program."""
     ports = {f"ports.{name}": port for name, port in settings.ports.stages.items()}
+    if settings.follow.any:
+        ports["ports.ingest"] = settings.ports.ingest
     needed = {"ports.supervisor": settings.ports.supervisor}
     for name, engine in engine_names(settings).items():
         if not only or name in only:

@@ -8,7 +8,10 @@ from typer.testing import CliRunner
 
 from infra.cli import app
 
-COMMANDS = ("up", "down", "status", "run", "ingest files", "records", "bench", "demo")
+COMMANDS = (
+    *("up", "down", "status", "run", "ingest files", "records"),
+    *("mesh", "mesh use", "rescore", "bench", "demo"),
+)
 HEAVY = ("faust", "torch", "deltalake", "elasticsearch", "aiokafka", "pydantic", "vllm")
 
 
@@ -19,7 +22,9 @@ def test_every_command_explains_itself(command: str) -> None:
     assert "--help" in shown.output
 
 
-@pytest.mark.parametrize("command", ["up", "status", "run", "ingest files"])
+@pytest.mark.parametrize(
+    "command", ["up", "status", "run", "ingest files", "mesh", "mesh use", "rescore"]
+)
 def test_help_gives_the_exit_codes(command: str) -> None:
     assert "Exit codes" in CliRunner().invoke(app, [*command.split(), "--help"]).output
 

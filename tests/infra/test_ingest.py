@@ -9,61 +9,25 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from engines import KafkaEngine, free_port
-from infra.ingest import ingest_files, publish_file
-from infra.kafka import Publisher, client_arguments, topic_name
+from infra.ingest_commands import ingest_files
 from infra.pubmed_xml import read_file
 from infra.settings import Kafka, Settings
 from infra.topic_admin import create_topics
-from streams.codec import decode
-from streams.records import Article
+from published import messages, published
+from streams.citation import Article
 from streams.topics import ARTICLES
 
 SAMPLE = Path(__file__).parent.parent / "data" / "pubmed_sample.xml"
 
 
 @pytest.fixture
-def settings(kafka_broker: KafkaEngine) -> Settings:
+def settings(kafka_broker: KafkaEngine, tmp_path: Path) -> Settings:
     return Settings(
-        kafka=Kafka(bootstrap=kafka_broker.bootstrap, prefix=f"t{uuid.uuid4().hex[:8]}.")
+        data=tmp_path / "data",
+        kafka=Kafka(bootstrap=kafka_broker.bootstrap, prefix=f"t{uuid.uuid4().hex[:8]}."),
     )
-
-
-def published(settings: Settings) -> list[tuple[bytes, bytes | None]]:
-    """Everything in the topic of articles: keys and values, each partition in its order."""
-
-    async def read() -> list[tuple[bytes, bytes | None]]:
-        name = topic_name(settings, ARTICLES)
-        consumer = AIOKafkaConsumer(**client_arguments(settings))
-        await consumer.start()
-        try:
-            partitions = [TopicPartition(name, number) for number in range(ARTICLES.partitions)]
-            consumer.assign(partitions)
-            await consumer.seek_to_beginning()
-            ends = await consumer.end_offsets(partitions)
-            found = []
-            while any([await consumer.position(p) < end for p, end in ends.items()]):
-                for messages in (await consumer.getmany(timeout_ms=500)).values():
-                    found += [(message.key, message.value) for message in messages]
-            return found
-        finally:
-            await consumer.stop()
-
-    return asyncio.run(read())
-
-
-async def arrived(settings: Settings) -> int:
-    """How many messages the topic of articles holds."""
-    name = topic_name(settings, ARTICLES)
-    consumer = AIOKafkaConsumer(**client_arguments(settings))
-    await consumer.start()
-    try:
-        partitions = [TopicPartition(name, number) for number in range(ARTICLES.partitions)]
-        return sum((await consumer.end_offsets(partitions)).values())
-    finally:
-        await consumer.stop()
 
 
 def citations(pmids: range, title: str = "A title.") -> str:
@@ -86,21 +50,20 @@ def test_articles_are_keyed_by_pmid_and_deletions_are_tombstones(
     settings: Settings, backfill: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert ingest_files([SAMPLE], settings, backfill) == 0
-    found = dict(published(settings))
+    found = published(settings).states
     expected = {
-        b"%d" % entry.pmid: entry
+        entry.pmid: entry
         for entry in read_file(SAMPLE, corpus=backfill, arrived=datetime.now(UTC))
         if isinstance(entry, Article)
     }
-    assert set(found) == expected.keys() | {b"11098", b"11099"}
-    assert found[b"11098"] is found[b"11099"] is None
-    for key, article in expected.items():
-        value = found[key]
-        assert value is not None
-        got = decode(Article, value)
+    assert set(found) == expected.keys() | {11098, 11099}
+    assert found[11098] == found[11099] == [None]
+    for pmid, article in expected.items():
+        got = found[pmid][-1]
+        assert got is not None
         assert (got.pmid, got.title, got.mesh) == (article.pmid, article.title, article.mesh)
         assert (got.corpus, got.source) == (backfill, "pubmed_sample.xml")
-    assert "12 published" in capsys.readouterr().err.splitlines()[-1]
+    assert "12 new, 2 deleted, 0 failed" in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.kafka
@@ -117,15 +80,14 @@ def test_a_damaged_file_keeps_what_came_before_and_the_next_file_is_read(
 
     assert ingest_files([tmp_path, tmp_path / "missing.xml"], settings, False) == 1
 
-    keys = sorted(int(key) for key, _ in published(settings))
-    assert keys == [*range(1, before + 1), *range(101, 111)]
+    assert sorted(published(settings).states) == [*range(1, before + 1), *range(101, 111)]
     lines = capsys.readouterr().err.splitlines()
     said = [[line for line in lines if line.startswith(str(tmp_path / name))] for name in (
         "a-damaged.xml: line 26, column", "b-wrong.xml: line 1", "missing.xml: cannot be read"
     )]  # fmt: skip
     assert [len(found) for found in said] == [1, 1, 1]
     assert f"({before} entries were read before)" in said[0][0]
-    assert f"{before + 10} published" in lines[-1]
+    assert f"{before + 10} new" in lines[-1]
     assert "notes.txt" not in "".join(lines)
 
 
@@ -142,42 +104,55 @@ def test_a_record_too_large_is_named_and_the_others_are_published(
         + citations(range(1))
     )
     assert ingest_files([write(tmp_path / "large.xml", content)], settings, False) == 1
-    assert sorted(int(key) for key, _ in published(settings)) == [1, 2, 4]
+    assert sorted(published(settings).states) == [1, 2, 4]
     lines = capsys.readouterr().err.splitlines()
     (large,) = [line for line in lines if "PMID 3: too large: " in line]
     assert f"takes {ARTICLES.max_message:,} at most" in large
-    assert sum("entry 5: skipped: PMID" in line for line in lines) == 1
-    assert "3 published" in lines[-1]
-    assert "2 failed" in lines[-1]
+    assert sum("entry 5: PMID" in line for line in lines) == 1
+    assert "3 new, 2 failed" in lines[-1]
 
 
 @pytest.mark.kafka
 def test_states_of_one_citation_stay_in_file_order(settings: Settings, tmp_path: Path) -> None:
-    """More of them than may wait for confirmation at once, so that sends overlap."""
+    """More of them than one transaction holds."""
     states = "".join(citations(range(7, 8), title=f"State {n}.") for n in range(2000))
     assert ingest_files([write(tmp_path / "states.xml", states)], settings, False) == 0
-    titles = [decode(Article, value).title for _, value in published(settings) if value]
-    assert titles == [f"State {n}." for n in range(2000)]
+    states = published(settings).states[7]
+    assert [article and article.title for article in states] == [f"State {n}." for n in range(2000)]
+    assert published(settings).changes(7) == ["new", *["text"] * 1999]
 
 
 @pytest.mark.kafka
-def test_selected_articles_only(settings: Settings) -> None:
-    async def publish() -> tuple[int, int]:
-        await create_topics(settings, [ARTICLES])
-        async with Publisher(settings) as publisher:
-            tally = await publish_file(
-                SAMPLE,
-                publisher,
-                corpus=False,
-                select=lambda article: bool(article.mesh and article.abstract),
-                skip=2,
-                limit=5,
-            )
-        return tally.published, tally.deleted
+def test_a_file_read_again_changes_nothing(
+    settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "some.xml", citations(range(1, 11)))
+    assert ingest_files([path], settings, False) == 0
+    assert ingest_files([path], settings, False) == 0
+    assert "10 unchanged" in capsys.readouterr().err.splitlines()[-1]
+    assert all(len(states) == 1 for states in published(settings).states.values())
 
-    assert asyncio.run(publish()) == (5, 0)
-    # 11008 has no abstract.
-    assert sorted(int(key) for key, _ in published(settings)) == [11003, 11004, 11005, 11006, 11007]
+
+@pytest.mark.kafka
+def test_the_order_of_nlms_files_decides_and_not_that_of_reading(
+    settings: Settings, tmp_path: Path
+) -> None:
+    later = write(tmp_path / "pubmed26n0002.xml.gz", citations(range(1, 4), "Later."))
+    deleted = "<DeleteCitation><PMID>1</PMID><PMID>2</PMID><PMID>9</PMID></DeleteCitation>"
+    last = write(tmp_path / "pubmed26n0003.xml", deleted + citations(range(2, 3), "Later."))
+    first = write(tmp_path / "pubmed26n0001.xml.gz", citations(range(1, 11), "Earlier."))
+    assert ingest_files([later, last, first], settings, False) == 0
+    found = published(settings)
+    assert found.changes(1) == ["new", "deleted"]
+    assert found.changes(2) == ["new", "deleted", "reinstated"]
+    assert found.changes(3) == ["new"]
+    assert found.changes(9) == ["deleted"]
+    assert found.changes(10) == ["new"]
+    assert {pmid: r.reason for pmid, r in found.retractions.items()} == {
+        1: "deleted",
+        2: None,
+        9: "deleted",
+    }
 
 
 @pytest.mark.kafka
@@ -191,7 +166,7 @@ def test_a_broker_killed_on_the_way_loses_nothing(
     def crash() -> None:
         while not before_the_crash:
             time.sleep(0.1)
-            before_the_crash.extend([size] if (size := asyncio.run(arrived(settings))) else [])
+            before_the_crash.extend([size] if (size := len(messages(settings, ARTICLES))) else [])
         kafka_broker.kill()
         kafka_broker.start()
 
@@ -204,12 +179,14 @@ def test_a_broker_killed_on_the_way_loses_nothing(
     finally:
         crashing.join()
     assert 0 < before_the_crash[0] < 20_000
-    found = [int(key) for key, _ in published(settings)]
-    assert len(found) == len(set(found)) == 20_000
+    found = published(settings).states
+    assert len(found) == 20_000
+    assert {len(states) for states in found.values()} == {1}
 
 
-def test_no_broker_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert ingest_files([SAMPLE], Settings(kafka=Kafka(port=free_port())), False) == 1
+def test_no_broker_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = Settings(data=tmp_path, kafka=Kafka(port=free_port()))
+    assert ingest_files([SAMPLE], settings, False) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("kafka.port = ")
 
@@ -218,6 +195,6 @@ def test_a_wrong_certificate_setting_is_exit_code_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kafka = Kafka(security_protocol="SSL", ca_file=tmp_path / "none.pem")
-    assert ingest_files([SAMPLE], Settings(kafka=kafka), False) == 2
+    assert ingest_files([SAMPLE], Settings(data=tmp_path, kafka=kafka), False) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("kafka.ca_file = ")

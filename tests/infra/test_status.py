@@ -16,7 +16,7 @@ from infra.settings import Settings
 from infra.status import Scrape, StageStatus, compare, render, sample_all, show, statuses
 from streams.metrics import Metrics
 
-STAGES = ("index", "generate", "retrieve", "score", "prefer", "append")
+STAGES = ("index", "generate", "retrieve", "score", "prefer", "append", "rescore")
 
 
 @pytest.fixture

@@ -18,11 +18,12 @@ from consumers.stage import MISCONFIGURED, TOO_MANY_DEAD_LETTERS
 from engines import free_port, processes_using, write_config
 from infra import run_state
 from infra.run_state import wait_until_free
-from infra.settings import Settings, load
+from infra.settings import Settings
+from infra.settings_file import load
 from infra.supervisor import StartFailed
 from infra.up import component_names, plan, up, worker
 
-STAGES = ("index", "generate", "retrieve", "score", "prefer", "append")
+STAGES = ("index", "generate", "retrieve", "score", "prefer", "append", "rescore")
 
 
 @pytest.fixture
@@ -62,11 +63,22 @@ def test_a_server_that_no_generator_uses_is_not_started() -> None:
 
 def test_only_the_chosen_stages_are_planned(tmp_path: Path) -> None:
     settings = Settings(data=tmp_path)
-    engines, workers, watchers = plan(settings, None, ("score", "prefer"), Console(quiet=True))
-    assert engines.components == watchers.components == ()
+    engines, workers, followers, watchers = plan(
+        settings, None, ("score", "prefer"), Console(quiet=True)
+    )
+    assert engines.components == followers.components == watchers.components == ()
     assert engines.then is not None
     assert [part.name for part in workers.components] == ["score", "prefer"]
     assert workers.final.keys() == {MISCONFIGURED, TOO_MANY_DEAD_LETTERS}
+
+
+def test_sources_that_the_settings_name_are_followed(tmp_path: Path) -> None:
+    settings = Settings(data=tmp_path, follow={"nlm": ["updates"]})
+    assert component_names(settings)[-2:] == ("ingest", "prometheus")
+    _, _, followers, _ = plan(settings, None, ("ingest",), Console(quiet=True))
+    (follower,) = followers.components
+    assert follower.command[-2:] == ("ingest", "follow")
+    assert MISCONFIGURED in followers.final
 
 
 def test_a_worker_runs_with_the_same_settings_file(tmp_path: Path) -> None:
@@ -129,7 +141,7 @@ HELD = """
 import sys, time
 from pathlib import Path
 from rich.console import Console
-from infra.settings import load
+from infra.settings_file import load
 from infra.up import service
 path = Path(sys.argv[1])
 with service(load(path), path, Console(), only=("kafka",)):

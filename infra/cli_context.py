@@ -1,0 +1,39 @@
+"""What every command of `kailin` starts from: the option for its settings, and how it gives up."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from infra.settings import Settings
+
+DONE, FAILED, WRONG = 0, 1, 2
+
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        "-c",
+        envvar="KAILIN_CONFIG",
+        metavar="PATH",
+        help="Settings file (TOML). Without it kailin.toml, where there is one.",
+    ),
+]
+
+
+def settings_of(context: typer.Context, config: Path | None) -> "tuple[Settings, Path | None]":
+    """The settings and the file they came from. Ends the program where they are wrong."""
+    from infra.settings import SettingsError
+    from infra.settings_file import load
+
+    path = config or context.find_root().obj
+    try:
+        return load(path), path
+    except SettingsError as error:
+        give_up(str(error), WRONG)
+
+
+def give_up(message: str, code: int) -> NoReturn:
+    typer.echo(message, err=True)
+    raise typer.Exit(code)
