@@ -1,5 +1,5 @@
 """From a `Preference` record to a row: `preferences` for a comparison that has a winner, `dropped`
-for a tie or a record that could not be scored.
+for a tie or a record that cannot be scored, `parked` for one that cannot be scored yet.
 """
 
 import re
@@ -7,11 +7,20 @@ from datetime import UTC
 from typing import Any
 
 from streams.errors import Invalid
-from streams.records import Alignment, Candidate, Passage, Preference, Retrieval
+from streams.records import (
+    Alignment,
+    Candidate,
+    Passage,
+    Preference,
+    Retrieval,
+)
 
 Row = dict[str, Any]
 
 ID = re.compile(r"[0-9a-f]{32}")
+
+# Such a record can be scored once NLM has indexed it, or once a newer edition of MeSH is in use.
+WAITING = ("record without MeSH", "unknown descriptors")
 
 
 def row(preference: Preference) -> tuple[str, Row]:
@@ -24,7 +33,7 @@ def row(preference: Preference) -> tuple[str, Row]:
         raise Invalid("field", f"id: expected 32 hex digits, got {preference.id[:80]!r}")
     if preference.outcome == "preference":
         return "preferences", _preference(preference)
-    return "dropped", _dropped(preference)
+    return "parked" if preference.reason in WAITING else "dropped", _undecided(preference)
 
 
 def _preference(preference: Preference) -> Row:
@@ -33,16 +42,16 @@ def _preference(preference: Preference) -> Row:
     chosen, rejected = preference.alignments
     return {
         **_about(preference),
-        "abstract": preference.source.abstract,
-        "mesh": list(preference.source.mesh),
-        "indexing": preference.source.indexing,
         **_side("chosen", chosen),
         **_side("rejected", rejected),
         "mode": chosen.retrieval.mode,
     }
 
 
-def _dropped(preference: Preference) -> Row:
+def _undecided(preference: Preference) -> Row:
+    modes = {alignment.retrieval.mode for alignment in preference.alignments}
+    if len(modes) > 1:
+        raise Invalid("field", f"alignments: expected one mode, got {', '.join(sorted(modes))}")
     return {
         **_about(preference),
         "outcome": preference.outcome,
@@ -54,14 +63,16 @@ def _dropped(preference: Preference) -> Row:
                 "rejected": alignment.retrieval.candidate.rejected,
                 "score": alignment.score,
                 "unscored": alignment.unscored,
+                "context": _context(alignment.retrieval),
             }
             for alignment in preference.alignments
         ],
+        "mode": next(iter(modes), None),
     }
 
 
 def _about(preference: Preference) -> Row:
-    """The columns that both tables have."""
+    """The columns that all tables have."""
     source = preference.source
     if source.arrived.utcoffset() is None:
         raise Invalid("field", "source.arrived: expected a time with a zone")
@@ -75,6 +86,9 @@ def _about(preference: Preference) -> Row:
         "version": source.version,
         "text_hash": source.text_hash,
         "title": source.title,
+        "abstract": source.abstract,
+        "mesh": list(source.mesh),
+        "indexing": source.indexing,
         "margin": preference.margin,
         "mesh_edition": preference.edition,
         "frequency": preference.frequency,

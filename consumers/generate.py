@@ -5,9 +5,26 @@ from dataclasses import dataclass
 
 from consumers.ports import Generate, Prompted
 from consumers.together import together
+from streams.citation import Article, Change
 from streams.prompts import question_prompt
 from streams.questions import Limits, extract, rejection
-from streams.records import Article, Candidate, Questions, Role, Source, record_id, seed, text_hash
+from streams.records import (
+    Candidate,
+    Questions,
+    Role,
+    Source,
+    generator_version,
+    record_id,
+    seed,
+    text_hash,
+)
+
+# Changes of a record whose text is the one that has been asked about.
+SAME_TEXT: dict[Change, str] = {
+    "mesh": "MeSH changed",
+    "other": "other metadata changed",
+    "reinstated": "reinstated",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,18 +47,30 @@ class Generator:
     @property
     def version(self) -> str:
         """What the record's id knows the generator by."""
-        return f"{self.name}={self.model}@{self.revision}+{self.prompt}"
+        return generator_version(self.name, self.model, self.revision, self.prompt)
 
 
 def not_asked(article: Article) -> str | None:
     """Why no question is asked about a record, as a fixed phrase, or None where one is."""
     if article.corpus:
         return "corpus"
+    if article.change in SAME_TEXT:
+        return SAME_TEXT[article.change]
     if not article.title.strip():
         return "no title"
     if not article.abstract.strip():
         return "no abstract"
-    return None
+    return article.retraction
+
+
+def withheld(article: Article, *, role: Role) -> Questions:
+    """What stands in for the questions about a record that came in retracted or with an erratum.
+
+    It has no candidates, goes through the stages as any other, and leaves a row that says why.
+    """
+    source = _source(article, withheld=article.retraction)
+    id = record_id(source.pmid, source.text_hash, role, (), mesh=source.mesh)
+    return Questions(id=id, role=role, source=source, candidates=())
 
 
 async def generate(
@@ -51,7 +80,17 @@ async def generate(
 
     Raises what the port raises; then the record as a whole is tried again, with the same seeds.
     """
-    source = Source(
+    source = _source(article)
+    versions = [generator.version for generator in generators]
+    id = record_id(source.pmid, source.text_hash, role, versions, mesh=source.mesh)
+    candidates = await together(
+        _candidate(generator, id, source, limits) for generator in generators
+    )
+    return Questions(id=id, role=role, source=source, candidates=tuple(candidates))
+
+
+def _source(article: Article, *, withheld: str | None = None) -> Source:
+    return Source(
         pmid=article.pmid,
         version=article.version,
         text_hash=text_hash(article.title, article.abstract),
@@ -60,13 +99,8 @@ async def generate(
         mesh=article.descriptors,
         indexing=article.indexing,
         arrived=article.arrived,
+        withheld=withheld,
     )
-    versions = [generator.version for generator in generators]
-    id = record_id(source.pmid, source.text_hash, role, versions, indexed=bool(source.mesh))
-    candidates = await together(
-        _candidate(generator, id, source, limits) for generator in generators
-    )
-    return Questions(id=id, role=role, source=source, candidates=tuple(candidates))
 
 
 async def _candidate(generator: Generator, id: str, source: Source, limits: Limits) -> Candidate:

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from consumers.ports import Embed, Index
-from streams.records import Article
+from streams.citation import Article
 
 Written = Literal["put", "deleted", "stale"]
 

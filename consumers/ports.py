@@ -5,7 +5,7 @@ One contract suite a port, in `tests/contracts/`, runs on both. Every port raise
 it refuses this request for good.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -13,7 +13,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.records import Article, SearchMode
+from streams.citation import Article
+from streams.records import Contexts, SearchMode
 
 Vector = NDArray[np.float32]
 
@@ -93,3 +94,21 @@ class Index(Protocol):
     async def put(self, article: Article, vector: Vector, *, version: int) -> bool: ...
 
     async def delete(self, pmid: int, *, version: int) -> bool: ...
+
+
+class Lookup(Protocol):
+    """The MeSH descriptors (UIs) that records have at present; none for one that has no MeSH yet.
+
+    Left out are PMIDs that are not in the index. What was written last is found at once.
+    """
+
+    async def __call__(self, pmids: Sequence[int]) -> dict[int, tuple[str, ...]]: ...
+
+
+class Stored(Protocol):
+    """All the contexts that the tables keep of one text of a record, the newest first.
+
+    Their ids are those of their rows.
+    """
+
+    async def __call__(self, pmid: int, text_hash: str) -> tuple[Contexts, ...]: ...

@@ -7,7 +7,8 @@ from streams.records import Alignments, Preference
 def prefer(alignments: Alignments, margin: float) -> Preference:
     """The preference, tie or unscorable record that these alignments make.
 
-    `margin`, in [0, 1], is the least difference of two scores that counts.
+    `margin`, in [0, 1], is the least difference of two scores that counts. A record that was not
+    asked about is unscorable for the reason that its source gives.
     """
     choice = choose(alignments.alignments, margin)
     return Preference(
@@ -17,6 +18,6 @@ def prefer(alignments: Alignments, margin: float) -> Preference:
         frequency=alignments.frequency,
         margin=margin,
         outcome=choice.outcome,
-        reason=choice.reason,
+        reason=alignments.source.withheld or choice.reason,
         alignments=choice.alignments,
     )

@@ -1,9 +1,17 @@
 """retrieve: `questions` → `contexts`, the k records that answer each question best."""
 
-from consumers.ports import Embed, Hit, Search
+from consumers.ports import Embed, Hit, Lookup, Search
+from consumers.rescore import with_mesh
 from consumers.together import together
 from streams.fusion import reciprocal_rank_fusion
-from streams.records import Candidate, Contexts, Passage, Questions, Retrieval, SearchMode
+from streams.records import (
+    Candidate,
+    Contexts,
+    Passage,
+    Questions,
+    Retrieval,
+    SearchMode,
+)
 
 
 async def retrieve(
@@ -11,6 +19,7 @@ async def retrieve(
     *,
     embed: Embed,
     search: Search,
+    lookup: Lookup,
     mode: SearchMode,
     k: int,
     depth: int,
@@ -19,7 +28,8 @@ async def retrieve(
     """Each candidate with its `k` best passages, never the source itself.
 
     `depth` records of each ranking are fused with the constant `rrf_k`. A rejected candidate has
-    no question and goes on with no passages.
+    no question and goes on with no passages. A record that had no MeSH when it was asked about and
+    has some by now goes on with that.
     """
 
     async def passages(question: str) -> tuple[Passage, ...]:
@@ -31,12 +41,17 @@ async def retrieve(
         found = () if candidate.question is None else await passages(candidate.question)
         return Retrieval(candidate=candidate, mode=mode, passages=found)
 
-    return Contexts(
+    contexts = Contexts(
         id=questions.id,
         role=questions.role,
         source=questions.source,
         retrievals=tuple(await together(map(retrieval, questions.candidates))),
     )
+    if questions.source.mesh or not questions.candidates:
+        return contexts
+    pmid = questions.source.pmid
+    mesh = (await lookup([pmid])).get(pmid)
+    return with_mesh(contexts, mesh) if mesh else contexts
 
 
 def _fuse(bm25: tuple[Hit, ...], dense: tuple[Hit, ...], rrf_k: int) -> tuple[Passage, ...]:

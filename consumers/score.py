@@ -1,6 +1,12 @@
 """score: `contexts` → `alignments`, how well each question's context agrees with its source."""
 
-from streams.records import Alignment, Alignments, Contexts, Retrieval, Source
+from streams.records import (
+    Alignment,
+    Alignments,
+    Contexts,
+    Retrieval,
+    Source,
+)
 from streams.similarity import Similarity
 
 

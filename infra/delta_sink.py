@@ -1,21 +1,25 @@
-"""Messages of one Kafka topic into the tables `preferences` and `dropped`, exactly once.
+"""Messages of one Kafka topic into `preferences`, `dropped` and `parked`, exactly once.
 
 A commit to a table carries, for each Kafka partition in it, the last offset that it covers, as a
 Delta application transaction `append/<topic>/<partition>`. Rows and offsets so become visible
 together, and a table leaves out what lies at or before its own offset. Two writers of one
 partition collide there: the commit of the second fails, and it is `Fenced`.
 
-An id is kept once over both tables, the first in the order of its partition. Messages are keyed by
-PMID, so that those of one id are all in one partition and have one writer. A commit goes to
-`preferences` first, and where the offsets of the tables differ, after a crash between the two, the
-table behind is brought level before anything else: so whoever reads both is fenced by any commit
-that it has not seen.
+An id is kept once over `preferences` and `dropped`, the first in the order of its partition.
+Messages are keyed by PMID, so that those of one id are all in one partition and have one writer. A
+commit goes to `preferences` first, and where the offsets of the tables differ, after a crash
+between two of them, the table behind is brought level before anything else: so whoever reads them
+is fenced by any commit that it has not seen.
+
+A row of `parked` only waits: it leaves its id to what becomes of it, and is left out where that is
+in a table already. It may be there twice, if its record was worked on twice, for who takes rows out
+of it (`infra.parked`) may be about to take out the first.
 """
 
 import logging
-import re
 import time
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -24,9 +28,11 @@ from deltalake import CommitProperties, DeltaTable, Transaction, WriterPropertie
 from deltalake.exceptions import CommitFailedError, DeltaError
 
 from consumers.append import Row
+from infra.retractions import Retractions
 from infra.row_ids import RowIds
+from infra.row_marks import bring_level
 from infra.settings import Settings
-from infra.tables import DROPPED, IDEAL, PREFERENCES, SCHEMAS, create
+from infra.tables import DROPPED, IDEAL, PARKED, PREFERENCES, SCHEMAS, create, one_line
 from streams.errors import Transient
 from streams.metrics import Metrics
 
@@ -37,11 +43,9 @@ log = logging.getLogger(__name__)
 SMALL, LARGE = 16 << 20, 128 << 20
 LARGE_EVERY = 16
 VACUUM_EVERY = 24 * 3600.0
-# Ids read at a time.
+# Ids read at a time, and PMIDs asked for in one query.
 ID_BATCH = 50_000
-
-# delta-rs colours the causes in its messages.
-ANSI = re.compile(r"\x1b\[[0-9;]*m")
+QUERIED_AT_ONCE = 1000
 
 WRITER = WriterProperties(compression="ZSTD", compression_level=3)
 
@@ -73,18 +77,28 @@ class Position:
 
 
 class DeltaSink:
-    """The two tables as one worker writes them. Not for use by several threads at once.
+    """The tables as one worker writes them. Not for use by several threads at once.
 
     Every method raises `Transient` when the store of the tables fails, and can then be called
     again: what was committed in spite of the failure is not written twice.
     """
 
-    def __init__(self, settings: Settings, topic: str, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        topic: str,
+        metrics: Metrics,
+        retractions: Retractions | None = None,
+    ) -> None:
+        """`retractions`, read to their end before `open`, say which rows do not stand."""
         self._settings = settings
         self._topic = topic
         self._metrics = metrics
+        self._retractions = Retractions() if retractions is None else retractions
         self._ids = RowIds()
         self._tables: list[_Table] = []
+        # Those, and `ideal`, whose rows have marks too.
+        self._marked: list[_Table] = []
         self._in_doubt = False
 
     def open(self) -> None:
@@ -93,19 +107,30 @@ class DeltaSink:
         Raises `TableError` where a table has other columns.
         """
         try:
-            create(self._settings, IDEAL)
-            self._tables = [
+            self._marked = [
                 _Table(self._settings, create(self._settings, name), name, self._topic)
-                for name in (PREFERENCES, DROPPED)
+                for name in (PREFERENCES, DROPPED, PARKED, IDEAL)
             ]
         except (DeltaError, OSError) as error:
-            raise Transient("tables", _one_line(error)) from error
+            raise Transient("tables", one_line(error)) from error
+        self._tables = [table for table in self._marked if table.name != IDEAL]
         self.refresh()
 
     def refresh(self) -> None:
-        """Go to the newest versions, and take in the ids that other workers have committed."""
-        for table in self._tables:
-            table.refresh(self._ids)
+        """Go to the newest versions, and take in the ids that other workers have committed.
+
+        Of rows that they have written, those whose mark is not the view's are noted for `mark`.
+        """
+        for table in self._marked:
+            table.refresh(self._ids, self._retractions)
+            self._publish(table)
+
+    def mark(self, pmids: Collection[int]) -> None:
+        """Bring the marks of the rows of these PMIDs level with the view, and those noted."""
+        self.refresh()
+        for table in self._marked:
+            for reason, count in table.mark(pmids, self._retractions).items():
+                self._metrics.rows_marked.labels(table.name, reason).inc(count)
             self._publish(table)
 
     def positions(self, partition: int) -> list[Position | None]:
@@ -137,9 +162,14 @@ class DeltaSink:
         if not fresh:
             return
         mine = [(e, e.row) for e in fresh if e.row is not None and e.table == table.name]
-        rows = [row for entry, row in mine if (entry.partition, entry.offset) not in repeated]
+        rows = [
+            {**row, "retracted": self._retractions.mark(row["pmid"], row["mesh"])}
+            for entry, row in mine
+            if (entry.partition, entry.offset) not in repeated
+        ]
         table.commit(rows, fresh)
-        self._ids.add([row["id"] for row in rows])
+        if table.keeps_ids:
+            self._ids.add([row["id"] for row in rows])
         now = datetime.now(UTC)
         for row in rows:
             self._metrics.end_to_end_seconds.labels("append").observe(
@@ -147,14 +177,16 @@ class DeltaSink:
             )
         self._metrics.records_out.labels("append").inc(len(rows))
         self._metrics.rows_appended.labels(table.name).inc(len(rows))
+        for reason in filter(None, (row["retracted"] for row in rows)):
+            self._metrics.rows_marked.labels(table.name, reason).inc()
         self._metrics.rows_repeated.labels(table.name).inc(len(mine) - len(rows))
         table.compact()
         self._publish(table)
 
     def _repeated(self, entries: Sequence[Entry]) -> set[tuple[int, int]]:
-        """Partition and offset of the entries whose row is not the first of its id."""
+        """Partition and offset of the entries whose row is left out, for its id has one."""
         rows = [
-            ((entry.partition, entry.offset), str(entry.row["id"]))
+            ((entry.partition, entry.offset), str(entry.row["id"]), table.keeps_ids)
             for table in self._tables
             for entry in table.unwritten(entries)
             if entry.row is not None and entry.table == table.name
@@ -162,10 +194,12 @@ class DeltaSink:
         rows.sort()
         seen: set[str] = set()
         repeated: set[tuple[int, int]] = set()
-        for (at, id), held in zip(rows, self._ids.known([id for _, id in rows]), strict=True):
+        known = self._ids.known([id for _, id, _ in rows])
+        for (at, id, keeps), held in zip(rows, known, strict=True):
             if held or id in seen:
                 repeated.add(at)
-            seen.add(id)
+            if keeps:
+                seen.add(id)
         return repeated
 
     def _publish(self, table: "_Table") -> None:
@@ -178,6 +212,7 @@ class _Table:
 
     def __init__(self, settings: Settings, delta: DeltaTable, name: str, topic: str) -> None:
         self.name = name
+        self.keeps_ids = name in (PREFERENCES, DROPPED)
         self.delta = delta
         self.rows = 0
         self._topic = topic
@@ -190,28 +225,56 @@ class _Table:
         # The version of which every id has been handed out, and the files that were read for it.
         self._version = -1
         self._read: set[str] = set()
+        # PMIDs of rows by other writers whose mark is not the view's.
+        self._unlike: set[int] = set()
         # Those of the version that `delta` is at, read when they are first asked for.
         self._positions: dict[int, Position | None] = {}
 
-    def refresh(self, ids: RowIds) -> None:
-        """Go to the newest version; add the ids in files that this worker has not written or read.
+    def refresh(self, ids: RowIds, retractions: Retractions) -> None:
+        """Go to the newest version; look at the files that this worker has not written or read.
 
-        They are read in batches, for as strings they take several times the memory.
+        They are read in batches, for ids as strings take several times the memory.
         """
+        columns = ["id"] * self.keeps_ids + ["pmid", "mesh", "retracted"] * bool(len(retractions))
         self._positions.clear()
         try:
             self.delta.update_incremental()
             if self.is_known:
                 return
             fragments = {f.path: f for f in self.delta.to_pyarrow_dataset().get_fragments()}
-            for path in fragments.keys() - self._read:
-                for batch in fragments[path].to_batches(columns=["id"], batch_size=ID_BATCH):
-                    ids.add(batch.column("id").to_pylist())
+            for path in fragments.keys() - self._read if columns else ():
+                for batch in fragments[path].to_batches(columns=columns, batch_size=ID_BATCH):
+                    if self.keeps_ids:
+                        ids.add(batch.column("id").to_pylist())
+                    if len(retractions):
+                        unlike = pa.array(retractions.unlike(batch), pa.int64())
+                        self._unlike.update(batch.column("pmid").take(unlike).to_pylist())
             self.rows = self.delta.count()
         except (DeltaError, OSError) as error:
             raise self._transient(error) from error
         self._read = set(fragments)
         self._version = self.delta.version()
+
+    def mark(self, pmids: Collection[int], retractions: Retractions) -> Counter[str]:
+        """Bring rows of these PMIDs, and what was noted, level with the view; how many, by reason.
+
+        Many at once are done in parts, so that a query stays short.
+        """
+        done: Counter[str] = Counter()
+        wanted = sorted(self._unlike.union(pmids))
+        for start in range(0, len(wanted), QUERIED_AT_ONCE):
+            part = wanted[start : start + QUERIED_AT_ONCE]
+            try:
+                for marked in bring_level(self.delta, retractions, part, WRITER):
+                    done += marked
+                    if self._advanced():
+                        self._read = {
+                            f.path for f in self.delta.to_pyarrow_dataset().get_fragments()
+                        }
+            except (DeltaError, OSError) as error:
+                raise self._transient(error) from error
+            self._unlike.difference_update(part)
+        return done
 
     @property
     def is_known(self) -> bool:
@@ -291,7 +354,7 @@ class _Table:
         except CommitFailedError:
             log.info("table %s: another worker is compacting it", self.name)
         except (DeltaError, OSError) as error:
-            log.warning("table %s: not compacted: %s", self.name, _one_line(error))
+            log.warning("table %s: not compacted: %s", self.name, one_line(error))
 
     def _advanced(self) -> bool:
         """Whether the version of `delta` adds one commit of this worker to what was known."""
@@ -323,8 +386,4 @@ class _Table:
         return Fenced(f"table {self.name}: another worker has written {self._topic} [{numbers}]")
 
     def _transient(self, error: Exception) -> Transient:
-        return Transient("tables", f"{self.name}: {_one_line(error)}")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(ANSI.sub("", str(error)).split())
+        return Transient("tables", f"{self.name}: {one_line(error)}")

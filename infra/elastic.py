@@ -1,4 +1,4 @@
-"""Elasticsearch: the index of records, and the `Index` and `Search` ports on it.
+"""Elasticsearch: the index of records, and the `Index`, `Search` and `Lookup` ports on it.
 
 The index stands behind an alias, which is all that writers and searchers know. Only what a stock
 Elasticsearch and the embedded node both have is used: no scripts, no retrievers, no `_reindex`.
@@ -18,15 +18,20 @@ from elasticsearch import (
 
 from consumers.ports import Hit, Hits, Vector
 from infra.batcher import Batcher
+from infra.elastic_mapping import document, index_body
 from infra.settings import Elasticsearch, SettingsError
+from streams.citation import Article
 from streams.errors import Invalid, Transient
-from streams.records import Article, SearchMode
+from streams.records import SearchMode
 
 Answer = TypeVar("Answer")
 
 # A record is at most 1 MiB on its topic, so a full bulk stays under the node's 100 MB limit.
 BULK = 64
 SEARCHES = 16
+LOOKUPS = 64
+# Records that are looked up in one request.
+PMIDS = 1000
 LINGER = 0.005
 
 # Closer to exhaustive than `depth` alone: the graph search is approximate, and more so the fewer
@@ -46,79 +51,6 @@ def connect(settings: Elasticsearch) -> AsyncElasticsearch:
     if settings.ca_file:
         options["ca_certs"] = str(settings.ca_file)
     return AsyncElasticsearch(settings.address, **options)
-
-
-def index_body(dimensions: int) -> dict[str, Any]:
-    """Settings and mappings of the index, for embeddings of this many dimensions."""
-    text = {"type": "text", "analyzer": "english"}
-    keyword = {"type": "keyword", "ignore_above": 256}
-    return {
-        "settings": {
-            "number_of_shards": "1",
-            "auto_expand_replicas": "0-1",
-            # How long a deleted record's version is remembered: a delayed older copy that
-            # arrives within this time stays out. The server's own default is a minute.
-            "gc_deletes": "1h",
-        },
-        "mappings": {
-            "dynamic": "strict",
-            "properties": {
-                "pmid": {"type": "long"},
-                "version": {"type": "integer"},
-                # The version by which writes are ordered, which cannot be searched for itself.
-                "offset": {"type": "long"},
-                "title": text,
-                "abstract": text,
-                "embedding": {
-                    "type": "dense_vector",
-                    "dims": dimensions,
-                    "index": True,
-                    # Embeddings are of unit length, so this is the cosine, without its cost.
-                    "similarity": "dot_product",
-                    "index_options": {"type": "int8_hnsw", "m": 16, "ef_construction": 100},
-                },
-                "mesh": keyword,
-                "mesh_major": keyword,
-                "publication_types": keyword,
-                "languages": keyword,
-                "journal": keyword,
-                "keywords": keyword,
-                "doi": keyword,
-                "pmcid": keyword,
-                # As precise as the record is: 2000, 2000-03 or 2000-03-17.
-                "published": {
-                    "type": "date",
-                    "format": "yyyy-MM-dd||yyyy-MM||yyyy",
-                    "ignore_malformed": True,
-                },
-                "corpus": {"type": "boolean"},
-                "arrived": {"type": "date", "format": "strict_date_optional_time"},
-            },
-        },
-    }
-
-
-def document(article: Article, vector: Vector, offset: int) -> dict[str, Any]:
-    """What the index holds of a record, whose message has this offset."""
-    return {
-        "pmid": article.pmid,
-        "version": article.version,
-        "offset": offset,
-        "title": article.title,
-        "abstract": article.abstract,
-        "embedding": vector.tolist(),
-        "mesh": article.descriptors,
-        "mesh_major": [heading.ui for heading in article.mesh if heading.major],
-        "publication_types": [kind.ui for kind in article.publication_types],
-        "languages": article.languages,
-        "journal": article.journal.title,
-        "keywords": article.keywords,
-        "doi": article.doi,
-        "pmcid": article.pmcid,
-        "published": article.published,
-        "corpus": article.corpus,
-        "arrived": article.arrived.isoformat(),
-    }
 
 
 async def prepare(client: AsyncElasticsearch, alias: str, dimensions: int) -> None:
@@ -301,6 +233,37 @@ class ElasticSearch:
             _answered(query.mode, [next(responses) for _ in bodies])
             for query, bodies in zip(queries, asked, strict=True)
         ]
+
+
+class ElasticLookup:
+    """The `Lookup` port: concurrent calls share their requests, which see what was just written."""
+
+    def __init__(self, client: AsyncElasticsearch, alias: str) -> None:
+        self._client = client
+        self._alias = alias
+        self._look: Batcher[Sequence[int], dict[int, tuple[str, ...]]] = Batcher(
+            self._mget, size=LOOKUPS, linger=LINGER
+        )
+
+    async def __call__(self, pmids: Sequence[int]) -> dict[int, tuple[str, ...]]:
+        return await self._look(pmids) if pmids else {}
+
+    async def _mget(
+        self, asked: Sequence[Sequence[int]]
+    ) -> Sequence[dict[int, tuple[str, ...]] | Exception]:
+        found: dict[int, tuple[str, ...]] = {}
+        pmids = [str(pmid) for pmid in sorted({pmid for some in asked for pmid in some})]
+        for start in range(0, len(pmids), PMIDS):
+            part = pmids[start : start + PMIDS]
+            answer = await _call(
+                self._client.mget(index=self._alias, ids=part, source_includes=["mesh"])
+            )
+            for item in answer["docs"]:
+                if "error" in item:
+                    raise Transient("elasticsearch failing", _reason(item["error"]))
+                if item["found"]:
+                    found[int(item["_id"])] = tuple(item["_source"]["mesh"])
+        return [{pmid: found[pmid] for pmid in some if pmid in found} for some in asked]
 
 
 def _answered(mode: SearchMode, answers: Sequence[Mapping[str, Any]]) -> Hits | Exception:

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from infra.settings import Settings
-from infra.tables import DROPPED, SCHEMAS, TableError, select
+from infra.tables import DROPPED, PARKED, SCHEMAS, TableError, select
 
 Row = dict[str, Any]
 
@@ -46,7 +46,7 @@ def show(
         return 0
     if not rows:
         out.print(Text(f"table {table} has no rows yet"))
-    render: Callable[[Row], Panel] = _dropped if table == DROPPED else _record
+    render: Callable[[Row], Panel] = _undecided if table in (DROPPED, PARKED) else _record
     for row in rows:
         out.print(render(row))
     return 0
@@ -74,7 +74,8 @@ def _record(row: Row) -> Panel:
     return _panel(row, parts, f"{row['mode']} retrieval")
 
 
-def _dropped(row: Row) -> Panel:
+def _undecided(row: Row) -> Panel:
+    """A row of `dropped` or `parked`."""
     why = f"{row['outcome']}: {row['reason']}" if row["reason"] else row["outcome"]
     parts: list[Any] = [Text(why, style="yellow")]
     for candidate in row["candidates"]:
@@ -86,6 +87,8 @@ def _dropped(row: Row) -> Panel:
 
 
 def _panel(row: Row, parts: list[Any], how: str) -> Panel:
+    if row["retracted"]:
+        parts.insert(0, Text(f"stands no more: {row['retracted']}", style="bold red"))
     return Panel(
         Group(*parts),
         title=Text(row["title"], style="bold", overflow="fold"),

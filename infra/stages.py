@@ -9,16 +9,15 @@ import logging
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
     asynccontextmanager,
-    contextmanager,
 )
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
+from prometheus_client import CollectorRegistry, ProcessCollector
 
 from consumers import agent
 from consumers.stage import DONE, FAILED, MISCONFIGURED, Kafka, Message, Policy, Stage
@@ -27,20 +26,22 @@ from infra.artifacts import ArtifactError
 from infra.component import ComponentError
 from infra.kafka import (
     BrokerUnreachable,
+    Publisher,
     client_arguments,
     end_offset,
     group_name,
     reach,
     topic_name,
 )
+from infra.metrics_server import serving
 from infra.settings import Settings, SettingsError
+from streams.citation import Article
 from streams.errors import Invalid, Transient
 from streams.mesh import MeshError
 from streams.metrics import Metrics
 from streams.questions import Limits
 from streams.records import (
     Alignments,
-    Article,
     Contexts,
     Preference,
     Questions,
@@ -82,7 +83,7 @@ async def index_stage(settings: Settings, metrics: Metrics) -> AsyncIterator[Sta
 
 @asynccontextmanager
 async def generate_stage(settings: Settings, metrics: Metrics) -> AsyncIterator[Stage[Article]]:
-    from consumers.generate import Generator, generate, not_asked
+    from consumers.generate import Generator, generate, not_asked, withheld
     from infra.openai_generate import OpenAIGenerate
 
     servers = {
@@ -99,7 +100,7 @@ async def generate_stage(settings: Settings, metrics: Metrics) -> AsyncIterator[
         article = _record(message)
         if reason := not_asked(article):
             metrics.articles_skipped.labels(reason).inc()
-            return ()
+            return [withheld(article, role="preference")] if reason == article.retraction else ()
         return [await generate(article, role="preference", generators=generators, limits=limits)]
 
     def observe(_: Message[Article], made: Sequence[Record]) -> None:
@@ -121,14 +122,16 @@ async def generate_stage(settings: Settings, metrics: Metrics) -> AsyncIterator[
 @asynccontextmanager
 async def retrieve_stage(settings: Settings, _: Metrics) -> AsyncIterator[Stage[Questions]]:
     from consumers.retrieve import retrieve
-    from infra.elastic import ElasticSearch
+    from infra.elastic import ElasticLookup, ElasticSearch
 
     async with _embedder(settings) as embed, _library(settings) as client:
         search = ElasticSearch(client, settings.elasticsearch.alias)
+        lookup = ElasticLookup(client, settings.elasticsearch.alias)
         how = settings.retrieve.model_dump()
 
         async def handle(message: Message[Questions]) -> Sequence[Record]:
-            return [await retrieve(_record(message), embed=embed, search=search, **how)]
+            questions = _record(message)
+            return [await retrieve(questions, embed=embed, search=search, lookup=lookup, **how)]
 
         yield Stage(name="retrieve", source=QUESTIONS, sink=CONTEXTS, handle=handle)
 
@@ -136,12 +139,12 @@ async def retrieve_stage(settings: Settings, _: Metrics) -> AsyncIterator[Stage[
 @asynccontextmanager
 async def score_stage(settings: Settings, metrics: Metrics) -> AsyncIterator[Stage[Contexts]]:
     from consumers.score import score
-    from infra.mesh_files import scorer
+    from infra.mesh_edition import ScorerInUse
 
-    similarity = scorer(settings.mesh)
+    scorer = ScorerInUse(settings)
 
     async def handle(message: Message[Contexts]) -> Sequence[Record]:
-        return [score(_record(message), similarity)]
+        return [score(_record(message), await scorer.get())]
 
     def observe(_: Message[Contexts], made: Sequence[Record]) -> None:
         for alignment in (a for m in made if isinstance(m, Alignments) for a in m.alignments):
@@ -171,12 +174,31 @@ async def prefer_stage(settings: Settings, metrics: Metrics) -> AsyncIterator[St
     yield Stage(name="prefer", source=ALIGNMENTS, sink=PREFERENCES, handle=handle, observe=observe)
 
 
+@asynccontextmanager
+async def rescore_stage(settings: Settings, metrics: Metrics) -> AsyncIterator[Stage[Article]]:
+    from consumers.rescore import rescore
+    from infra.elastic import ElasticLookup
+    from infra.parked import sweeping
+    from infra.stored_contexts import StoredContexts
+
+    async with _library(settings) as client, Publisher(settings) as publisher:
+        lookup = ElasticLookup(client, settings.elasticsearch.alias)
+        stored = StoredContexts(settings)
+
+        async def handle(message: Message[Article]) -> Sequence[Record]:
+            return await rescore(_record(message), stored=stored, lookup=lookup)
+
+        async with sweeping(settings, lookup=lookup, publish=publisher.send, metrics=metrics):
+            yield Stage(name="rescore", source=ARTICLES, sink=CONTEXTS, handle=handle)
+
+
 STAGES: dict[str, Build] = {
     "index": index_stage,
     "generate": generate_stage,
     "retrieve": retrieve_stage,
     "score": score_stage,
     "prefer": prefer_stage,
+    "rescore": rescore_stage,
 }
 
 
@@ -209,7 +231,8 @@ async def _until_told_to_stop(stage: str, settings: Settings, metrics: Metrics) 
     loop = asyncio.get_running_loop()
     for told in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(told, stop.set)
-    with _serving(stage, settings, metrics):
+    ports = settings.ports
+    with serving(stage, ports.host, ports.stages[stage], metrics.registry):
         if stage == "append":
             from infra import append_worker
 
@@ -250,24 +273,6 @@ async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None
     working.cancel()
     await asyncio.wait({working})
     return None
-
-
-@contextmanager
-def _serving(stage: str, settings: Settings, metrics: Metrics) -> Iterator[None]:
-    """Serve /metrics on the stage's port. Raises `SettingsError` where the port cannot be had."""
-    host, port = settings.ports.host, settings.ports.stages[stage]
-    try:
-        server, thread = start_http_server(port, addr=host, registry=metrics.registry)
-    except OSError as error:
-        raise SettingsError(
-            f"ports.{stage} = {port}: cannot serve /metrics on {host}: {error.strerror}"
-        ) from None
-    try:
-        yield
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 @asynccontextmanager

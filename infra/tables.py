@@ -1,10 +1,11 @@
 """The Delta tables under `tables_uri`: their columns, and how they are made and opened.
 
-`preferences` and `dropped` are written by the append stage; `ideal` is made empty. All are
-partitioned by `month`, that of the record's arrival. The comments on the columns are kept in the
-tables themselves.
+`preferences`, `dropped` and `parked` are written by the append stage; `ideal` is made empty. All
+are partitioned by `month`, that of the record's arrival. The comments on the columns are kept in
+the tables themselves.
 """
 
+import re
 from typing import Any
 
 import pyarrow as pa
@@ -15,15 +16,21 @@ from infra.settings import Settings
 
 PREFERENCES = "preferences"
 DROPPED = "dropped"
+PARKED = "parked"
 IDEAL = "ideal"
 
 # A training run can read the version it is pinned to for a day; a row's time of appending tells
 # for ever which versions have it. Every commit lists the log, so a long one would slow them down.
+# By the statistics files are passed over, and two writers know that they do not meet.
 CONFIGURATION: dict[str, str | None] = {
     "delta.checkpointInterval": "100",
+    "delta.dataSkippingStatsColumns": "pmid,arrived,appended",
     "delta.deletedFileRetentionDuration": "interval 7 days",
     "delta.logRetentionDuration": "interval 1 days",
 }
+
+# delta-rs colours the causes in its messages.
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 UTC_TIME = pa.timestamp("us", tz="UTC")
 
@@ -80,6 +87,12 @@ SCORING = (
     _field("frequency", pa.string(), "frequency of the information content (KAILIN, eq. 1)"),
 )
 
+STANDING = _field(
+    "retracted",
+    pa.string(),
+    "why it stands no more (deleted, retracted, erratum, MeSH changed), null while it does",
+)
+
 TIMES = (
     _field("arrived", UTC_TIME, "when the source record came in"),
     _field("appended", UTC_TIME, "when this row was committed"),
@@ -106,23 +119,31 @@ CANDIDATE = pa.struct(
         _field("rejected", pa.string(), "why no attempt was kept"),
         _field("score", pa.float64(), "alignment of its context, null where there is none"),
         _field("unscored", pa.string(), "why there is no score"),
+        _field("context", pa.list_(PASSAGE), "what was retrieved for it, best first"),
+    ]
+)
+
+# What has no winner keeps all that a later MeSH, or another edition of it, can be scored with.
+UNDECIDED = pa.schema(
+    [
+        *SOURCE,
+        *TEXT,
+        _field("outcome", pa.string(), "tie or unscorable"),
+        _field("reason", pa.string(), "why it is no preference"),
+        _field("candidates", pa.list_(CANDIDATE), "the questions there were, best first"),
+        *SCORING,
+        MODE,
+        STANDING,
+        *TIMES,
     ]
 )
 
 SCHEMAS: dict[str, pa.Schema] = {
     PREFERENCES: pa.schema(
-        [*SOURCE, *TEXT, *_side("chosen"), *_side("rejected"), *SCORING, MODE, *TIMES]
+        [*SOURCE, *TEXT, *_side("chosen"), *_side("rejected"), *SCORING, MODE, STANDING, *TIMES]
     ),
-    DROPPED: pa.schema(
-        [
-            *SOURCE,
-            _field("outcome", pa.string(), "tie or unscorable"),
-            _field("reason", pa.string(), "why it is no preference"),
-            _field("candidates", pa.list_(CANDIDATE), "the questions there were, best first"),
-            *SCORING,
-            *TIMES,
-        ]
-    ),
+    DROPPED: UNDECIDED,
+    PARKED: UNDECIDED,
     IDEAL: pa.schema(
         [
             *SOURCE,
@@ -137,6 +158,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             _field("answer_prompt", pa.string(), "name and version of the answering prompt"),
             *SCORING,
             MODE,
+            STANDING,
             *TIMES,
         ]
     ),
@@ -223,3 +245,8 @@ def row_counts(settings: Settings) -> dict[str, int]:
         except TableNotFoundError:
             counts[table] = 0
     return counts
+
+
+def one_line(error: Exception) -> str:
+    """What an error of deltalake says, without line ends and colours."""
+    return " ".join(ANSI.sub("", str(error)).split())

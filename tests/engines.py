@@ -24,7 +24,7 @@ from infra import leash
 from infra.component import Component
 from infra.elasticsearch_node import elasticsearch_node
 from infra.kafka_broker import kafka_broker
-from infra.settings import Elasticsearch, Kafka
+from infra.settings import Elasticsearch, Kafka, Ports
 
 # Halves the start-up and costs speed later, so it is for short runs only.
 QUICK = ("-XX:TieredStopAtLevel=1",)
@@ -167,7 +167,7 @@ def free_port() -> int:
 
 def write_config(directory: Path) -> Path:
     """A settings file with every engine embedded on free ports, and its data in `directory`."""
-    names = ("supervisor", "index", "generate", "retrieve", "score", "prefer", "append")
+    names = ("supervisor", *Ports().stages)
     ports = "".join(f"{name} = {free_port()}\n" for name in names)
     path = directory / "kailin.toml"
     path.write_text(

@@ -1,4 +1,4 @@
-"""A preference record becomes a row of one of two tables."""
+"""A preference record becomes a row of one of three tables."""
 
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -33,13 +33,14 @@ def test_a_preference_is_a_flat_row_with_both_questions_and_their_provenance():
     [
         preference(),
         preference(outcome="tie", reason="gap under the margin"),
-        preference(outcome="unscorable", reason="no MeSH", alignments=()),
+        preference(outcome="unscorable", reason="retracted", alignments=()),
+        preference(outcome="unscorable", reason="record without MeSH"),
     ],
-    ids=["preference", "tie", "unscorable"],
+    ids=["preference", "tie", "not asked about", "parked"],
 )
-def test_a_row_has_every_column_of_its_table_but_the_time_of_appending(record):
+def test_a_row_has_every_column_of_its_table_but_those_of_its_appending(record):
     table, columns = row(record)
-    assert set(columns) == set(SCHEMAS[table].names) - {"appended"}
+    assert set(columns) == set(SCHEMAS[table].names) - {"appended", "retracted"}
 
 
 def test_a_tie_keeps_its_questions_and_scores_and_says_why():
@@ -61,6 +62,30 @@ def test_an_unscorable_record_keeps_what_there_is():
     first, second = columns["candidates"]
     assert (first["question"], first["rejected"]) == (None, "not a question")
     assert (second["score"], second["unscored"]) == (None, "context without MeSH")
+
+
+@pytest.mark.parametrize(
+    ("reason", "table"),
+    [
+        ("record without MeSH", "parked"),
+        ("unknown descriptors", "parked"),
+        ("context without MeSH", "dropped"),
+        ("never indexed", "dropped"),
+        ("retracted", "dropped"),
+    ],
+)
+def test_what_may_still_be_scored_is_parked(reason, table):
+    waiting = unscored("theta1", reason)
+    record = preference(outcome="unscorable", reason=reason, alignments=(waiting, waiting))
+    assert row(record)[0] == table
+
+
+def test_what_has_no_winner_keeps_its_text_and_contexts():
+    _, columns = row(preference(outcome="tie", reason="equal"))
+    assert columns["abstract"].startswith("METHODS: Forty adults")
+    assert columns["mesh"] == ["D001241", "D010974"]
+    assert columns["mode"] == "hybrid"
+    assert [[p["pmid"] for p in c["context"]] for c in columns["candidates"]] == [[2001, 2002]] * 2
 
 
 def test_the_month_is_that_of_arrival_in_utc():
@@ -87,6 +112,13 @@ ONE = alignment("theta1", 0.6)
                     ONE,
                     replace(ONE, retrieval=retrieval(candidate=rejected("theta2"))),
                 )
+            },
+            "alignments",
+        ),
+        (
+            {
+                "outcome": "tie",
+                "alignments": (ONE, replace(ONE, retrieval=retrieval("theta2", mode="bm25"))),
             },
             "alignments",
         ),

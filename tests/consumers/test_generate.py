@@ -5,12 +5,14 @@ from collections.abc import Callable
 
 import pytest
 
-from consumers.generate import Generator, generate, not_asked
+from consumers.generate import Generator, generate, not_asked, withheld
 from consumers.ports import Completion, Prompted
 from fakes import records as example
+from streams.citation import RETRACTED_PUBLICATION, Correction
 from streams.errors import Transient
 from streams.questions import Limits
 
+ERRATUM = Correction(kind="ErratumIn", pmid=9, source="J Ex. 2026;1:2")
 GOOD = "Does aspirin lower platelet aggregation in adults?"
 
 
@@ -141,7 +143,29 @@ async def test_no_generator_is_asked_on_for_a_record_that_another_fails():
         ({"corpus": True}, "corpus"),
         ({"sections": ()}, "no abstract"),
         ({"title": " "}, "no title"),
+        ({"change": "text"}, None),
+        ({"change": "mesh"}, "MeSH changed"),
+        ({"change": "other"}, "other metadata changed"),
+        ({"change": "reinstated"}, "reinstated"),
+        ({"publication_types": (RETRACTED_PUBLICATION,)}, "retracted"),
+        ({"corrections": (ERRATUM,)}, "erratum"),
+        ({"corrections": (ERRATUM,), "change": "other"}, "other metadata changed"),
+        ({"corrections": (ERRATUM,), "sections": ()}, "no abstract"),
+        ({"corrections": (ERRATUM,), "corpus": True}, "corpus"),
     ],
 )
 def test_records_that_are_not_asked_about_have_a_reason(changes, reason):
     assert not_asked(example.article(**changes)) == reason
+
+
+def test_what_stands_in_for_questions_says_why_there_are_none():
+    article = example.article(1001, corrections=(ERRATUM,))
+    questions = withheld(article, role="preference")
+    assert questions.candidates == ()
+    assert questions.source == example.source(1001, withheld="erratum")
+
+
+async def test_it_is_another_record_than_that_of_the_questions():
+    ask, _ = scripted(GOOD)
+    asked = await asked_of(generator("theta1", ask))
+    assert withheld(example.article(), role="preference").id != asked.id

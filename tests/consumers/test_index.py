@@ -5,8 +5,8 @@ from consumers.index import index, passage_text
 from consumers.ports import Vector
 from fakes.records import article
 from fakes.search import FakeLibrary
+from streams.citation import AbstractSection
 from streams.errors import Transient
-from streams.records import AbstractSection
 
 
 async def embed(text: str) -> Vector:

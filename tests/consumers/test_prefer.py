@@ -33,6 +33,12 @@ def test_the_best_and_the_worst_of_several() -> None:
     assert made.alignments == (several[1], several[3])
 
 
+def test_a_record_that_was_not_asked_about_is_unscorable_for_that_reason() -> None:
+    withheld = records.source(withheld="retracted")
+    made = prefer(records.alignments(source=withheld, alignments=()), 0.01)
+    assert (made.outcome, made.reason, made.alignments) == ("unscorable", "retracted", ())
+
+
 def test_provenance_rides_along() -> None:
     taken = records.alignments(edition="2025", frequency="kailin")
     made = prefer(taken, 0.05)

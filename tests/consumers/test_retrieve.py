@@ -6,10 +6,11 @@ import pytest
 
 from consumers.ports import Hits, Vector
 from consumers.retrieve import retrieve
-from fakes.records import article, candidate, questions, rejected
+from fakes.records import article, candidate, questions, rejected, source
 from fakes.search import FakeLibrary
+from streams.citation import AbstractSection
 from streams.errors import Transient
-from streams.records import AbstractSection, Contexts, SearchMode
+from streams.records import Contexts, SearchMode, record_id
 
 TOPICS = ("aspirin", "stroke", "fish", "maize")
 
@@ -42,15 +43,27 @@ async def library() -> FakeLibrary:
     return library
 
 
-async def run(library: FakeLibrary, mode: SearchMode = "hybrid", **changes: Any) -> Contexts:
+async def run(
+    library: FakeLibrary,
+    mode: SearchMode = "hybrid",
+    mesh: tuple[str, ...] = ("D001241", "D010974"),
+    **changes: Any,
+) -> Contexts:
     asked = questions(
         1001,
+        source=source(1001, mesh=mesh),
         candidates=(
             candidate("theta1", question="Does aspirin prevent stroke in adults?"),
             candidate("theta2", question="Do fish eat maize?"),
         ),
     )
-    settings: dict[str, Any] = {"embed": embed, "search": library, "k": 4, "depth": 50}
+    settings: dict[str, Any] = {
+        "embed": embed,
+        "search": library,
+        "lookup": library.lookup,
+        "k": 4,
+        "depth": 50,
+    }
     return await retrieve(asked, mode=mode, rrf_k=60, **settings | changes)
 
 
@@ -82,7 +95,14 @@ async def test_each_candidate_gets_the_passages_of_its_own_question(library: Fak
 async def test_what_came_in_goes_on(library: FakeLibrary) -> None:
     asked = questions(1001)
     contexts = await retrieve(
-        asked, embed=embed, search=library, mode="hybrid", k=4, depth=50, rrf_k=60
+        asked,
+        embed=embed,
+        search=library,
+        lookup=library.lookup,
+        mode="hybrid",
+        k=4,
+        depth=50,
+        rrf_k=60,
     )
 
     assert (contexts.id, contexts.role, contexts.source) == (asked.id, asked.role, asked.source)
@@ -132,7 +152,14 @@ async def test_a_rejected_candidate_goes_on_without_passages(library: FakeLibrar
     asked = questions(1001, candidates=(rejected("theta1", "too long"), candidate("theta2")))
 
     contexts = await retrieve(
-        asked, embed=embed, search=library, mode="hybrid", k=4, depth=50, rrf_k=60
+        asked,
+        embed=embed,
+        search=library,
+        lookup=library.lookup,
+        mode="hybrid",
+        k=4,
+        depth=50,
+        rrf_k=60,
     )
 
     assert contexts.retrievals[0].candidate.rejected == "too long"
@@ -159,3 +186,54 @@ async def test_a_search_that_is_away_is_told_as_it_is(library: FakeLibrary) -> N
 
     with pytest.raises(Transient, match="elasticsearch away"):
         await run(library, search=away)
+
+
+async def test_a_record_without_mesh_goes_on_with_what_it_has_by_now(library: FakeLibrary) -> None:
+    contexts = await run(library, mesh=())
+
+    mesh = ("D001241", "D010974")
+    assert contexts.source == source(1001, mesh=mesh)
+    versions = [r.candidate.version for r in contexts.retrievals]
+    text = contexts.source.text_hash
+    assert contexts.id == record_id(1001, text, "preference", versions, mesh=mesh)
+
+
+@pytest.mark.parametrize("indexed", [True, False])
+async def test_a_record_that_still_has_no_mesh_goes_on_without(
+    library: FakeLibrary, indexed: bool
+) -> None:
+    if indexed:
+        await library.put(article(1001, mesh=()), await embed("Aspirin"), version=2)
+    else:
+        await library.delete(1001, version=2)
+
+    contexts = await run(library, mesh=())
+
+    assert (contexts.id, contexts.source.mesh) == (questions(1001).id, ())
+
+
+async def test_the_mesh_that_a_record_was_asked_about_with_stays(library: FakeLibrary) -> None:
+    async def no_lookup(pmids: Any) -> dict[int, tuple[str, ...]]:
+        raise AssertionError("looked up a record that has MeSH")
+
+    contexts = await run(library, mesh=("D000009",), lookup=no_lookup)
+
+    assert contexts.source.mesh == ("D000009",)
+
+
+async def test_a_record_that_was_not_asked_about_goes_through(library: FakeLibrary) -> None:
+    withheld = source(1001, mesh=(), withheld="retracted")
+    asked = questions(1001, source=withheld, candidates=())
+
+    contexts = await retrieve(
+        asked,
+        embed=embed,
+        search=library,
+        lookup=library.lookup,
+        mode="hybrid",
+        k=4,
+        depth=50,
+        rrf_k=60,
+    )
+
+    assert (contexts.id, contexts.source, contexts.retrievals) == (asked.id, withheld, ())

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from consumers.ports import Index, Search
+from consumers.ports import Index, Lookup, Search
 from fakes.search import FakeLibrary
-from infra.elastic import ElasticIndex, ElasticSearch, connect, prepare
+from infra.elastic import ElasticIndex, ElasticLookup, ElasticSearch, connect, prepare
 from infra.settings import Elasticsearch
 
 DIMENSIONS = 8
@@ -18,6 +18,7 @@ class Library:
 
     index: Index
     search: Search
+    lookup: Lookup
     refresh: Callable[[], Awaitable[object]]
 
 
@@ -28,7 +29,7 @@ async def library(request: pytest.FixtureRequest) -> AsyncIterator[Library]:
 
         async def nothing() -> None: ...
 
-        yield Library(fake, fake, nothing)
+        yield Library(fake, fake, fake.lookup, nothing)
         return
     node = request.getfixturevalue("elasticsearch_node")
     alias = f"contract-{uuid.uuid4().hex}"
@@ -38,6 +39,7 @@ async def library(request: pytest.FixtureRequest) -> AsyncIterator[Library]:
         yield Library(
             ElasticIndex(client, alias),
             ElasticSearch(client, alias),
+            ElasticLookup(client, alias),
             lambda: client.indices.refresh(index=alias),
         )
     finally:

@@ -8,8 +8,8 @@ import pytest
 
 from consumers.ports import Hit, Vector
 from fakes.records import article
+from streams.citation import AbstractSection, Keyword
 from streams.errors import Invalid
-from streams.records import AbstractSection
 
 
 def unit(first: float = 1.0, *rest: float) -> Vector:
@@ -113,7 +113,9 @@ async def test_of_concurrent_versions_the_last_one_stays(library: Any) -> None:
         pytest.param({"sections": (AbstractSection(text="x" * 400_000),)}, id="endless word"),
         pytest.param({"published": "1998 Dec-1999 Jan"}, id="loose date"),
         pytest.param({"published": "2001-02-30"}, id="no such day"),
-        pytest.param({"keywords": ("k" * 40_000,)}, id="long keyword"),
+        pytest.param(
+            {"keywords": (Keyword(text="k" * 40_000, owner="NOTNLM"),)}, id="long keyword"
+        ),
         pytest.param({"doi": None, "pmcid": None, "published": None}, id="sparse"),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 
 from consumers.ports import Hit, Hits, Vector
 from fakes.records import article
-from streams.records import AbstractSection, Article
+from streams.citation import AbstractSection, Article
 
 NOTHING = Hits(bm25=(), dense=())
 

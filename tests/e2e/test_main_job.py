@@ -46,7 +46,7 @@ def appended(config: Path) -> list[int]:
     tables = config.parent / "data" / "tables"
     return [
         pmid
-        for table in ("preferences", "dropped")
+        for table in ("preferences", "dropped", "parked")
         for pmid in DeltaTable(tables / table)
         .to_pyarrow_table(columns=["pmid"])["pmid"]
         .to_pylist()
@@ -83,7 +83,7 @@ def test_real_records_become_preference_records_and_a_second_run_adds_others(tmp
 
         status = json.loads(kailin(config, "status", "--json"))
         assert status["healthy"]
-        assert status["rows"]["preferences"] + status["rows"]["dropped"] == 12
+        assert sum(status["rows"].values()) == 12
         assert {stage["lag"] for stage in status["stages"].values()} == {0}
         started = [psutil.Process(part["pid"]) for part in status["run"]["components"].values()]
         started += [child for process in started for child in process.children(recursive=True)]

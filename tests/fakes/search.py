@@ -1,14 +1,16 @@
-"""An index in memory behind the `Index` and `Search` ports: BM25 and exact dot products."""
+"""An index in memory behind the `Index`, `Search` and `Lookup` ports: BM25, exact dot products."""
 
 import math
 import re
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 
 from consumers.ports import Hit, Hits, Vector
+from streams.citation import Article
 from streams.errors import Invalid
-from streams.records import Article, SearchMode
+from streams.records import SearchMode
 
 K1, B = 1.2, 0.75
 # Those of Lucene's `english` analyzer.
@@ -19,7 +21,7 @@ STOP_WORDS = re.compile(
 
 
 class FakeLibrary:
-    """Both ports on one dict of PMID → (version, article, vector); a deleted one has no article."""
+    """The ports on one dict of PMID → (version, article, vector); a deleted one has no article."""
 
     def __init__(self, dimensions: int) -> None:
         self.dimensions = dimensions
@@ -43,6 +45,10 @@ class FakeLibrary:
         was_there = pmid in self.articles
         self._held[pmid] = (version, None, None)
         return was_there
+
+    async def lookup(self, pmids: Sequence[int]) -> dict[int, tuple[str, ...]]:
+        articles = self.articles
+        return {pmid: articles[pmid].descriptors for pmid in pmids if pmid in articles}
 
     async def __call__(
         self, question: str, vector: Vector | None, *, mode: SearchMode, depth: int, exclude: int

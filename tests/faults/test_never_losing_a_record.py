@@ -18,8 +18,8 @@ from fakes import records
 from fakes.model_server import Reply, away, refusing
 from faults.service import MESH, STAGES, Service, pmid, running_engines, running_service
 from infra.artifacts import ArtifactError
+from streams.citation import AbstractSection, Article, MeshHeading
 from streams.codec import encode
-from streams.records import AbstractSection, Article, MeshHeading
 from streams.topics import ALIGNMENTS, ARTICLES, CONTEXTS, PREFERENCES, QUESTIONS
 
 pytestmark = [
@@ -150,7 +150,7 @@ def test_poisoned_messages_end_in_the_dead_letters_with_their_reason(service: Se
         10: (PREFERENCES, b"null"),
         12: (ARTICLES, valid.replace(b'"version":1', b'"version":%d' % 2**64)),
         13: (QUESTIONS, encode(records.questions(13)).replace(b'"seed":7', b'"seed":-%d' % 2**70)),
-        14: (ARTICLES, valid.replace(b"article/1", b"article/000000001" + b"9" * 4400)),
+        14: (ARTICLES, valid.replace(b"article/2", b"article/000000001" + b"9" * 4400)),
         # Whole records, keyed by another's PMID.
         15: (ARTICLES, valid),
         16: (ALIGNMENTS, encode(records.alignments(7))),
@@ -159,21 +159,22 @@ def test_poisoned_messages_end_in_the_dead_letters_with_their_reason(service: Se
         service.publish_raw(topic, b"%d" % number, value)
     service.publish([article(11, poisoned=True), *(article(n) for n in range(100, 120))])
 
-    # `pubmed.articles` has two readers, and each sets aside what it cannot read.
+    # `pubmed.articles` has three readers, and each sets aside what it cannot read.
+    readers = ("index", "generate", "rescore")
     expected = {
-        *((n, stage, "not JSON") for n in (1, 2) for stage in ("index", "generate")),
-        *((n, stage, "field") for n in (3, 4) for stage in ("index", "generate")),
-        *((5, stage, "schema") for stage in ("index", "generate")),
+        *((n, stage, "not JSON") for n in (1, 2) for stage in readers),
+        *((n, stage, "field") for n in (3, 4) for stage in readers),
+        *((5, stage, "schema") for stage in readers),
         (6, "retrieve", "schema"),
         (7, "score", "not JSON"),
         (8, "prefer", "schema"),
         (9, "retrieve", "too large"),
         (10, "append", "not JSON"),
         (11, "generate", "model refused"),
-        *((12, stage, "field") for stage in ("index", "generate")),
+        *((12, stage, "field") for stage in readers),
         (13, "retrieve", "field"),
-        *((14, stage, "schema") for stage in ("index", "generate")),
-        *((15, stage, "key") for stage in ("index", "generate")),
+        *((14, stage, "schema") for stage in readers),
+        *((15, stage, "key") for stage in readers),
         (16, "prefer", "key"),
     }
     service.wait_until(

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from infra.prometheus import configuration
-from infra.settings import Settings, load
+from infra.settings import Settings
+from infra.settings_file import load
 from streams.topics import TOPICS
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ from deltalake import DeltaTable
 from prometheus_client import CollectorRegistry
 
 from consumers.append import row
-from fakes.records import preference
+from fakes.records import preference, unscored
 from infra import delta_sink
 from infra.delta_sink import DeltaSink, Entry, Fenced, Position
 from infra.row_ids import RowIds
@@ -48,6 +48,23 @@ def tie(pmid: int) -> Preference:
     return preference(pmid, outcome="tie", reason="gap under the margin")
 
 
+def waiting(pmid: int) -> Preference:
+    return preference(
+        pmid,
+        outcome="unscorable",
+        reason="record without MeSH",
+        alignments=(unscored("theta1", "record without MeSH"),) * 2,
+    )
+
+
+def patiently(sink: DeltaSink, *batch: Entry) -> None:
+    """As the worker appends: what is in the way of a commit once is not the second time."""
+    try:
+        sink.append(batch)
+    except Transient:
+        sink.append(batch)
+
+
 def pmids(settings: Settings, table: str = "preferences") -> list[int]:
     data = DeltaTable(f"{settings.tables_uri}/{table}").to_pyarrow_dataset()
     return sorted(data.to_table(columns=["pmid"]).column("pmid").to_pylist())
@@ -62,9 +79,9 @@ def test_rows_and_offsets_become_visible_together(settings):
     sink.append([*entries(0, 1, 2), *entries(7, partition=3)])
     assert pmids(settings) == [1, 2, 3, 3008]
     for reader in (sink, opened(settings)):
-        assert reader.positions(0) == [Position(2, 1002)] * 2
-        assert reader.positions(3) == [Position(7, 1007)] * 2
-        assert reader.positions(1) == [None, None]
+        assert reader.positions(0) == [Position(2, 1002)] * 3
+        assert reader.positions(3) == [Position(7, 1007)] * 3
+        assert reader.positions(1) == [None] * 3
 
 
 def test_what_the_tables_have_is_left_out(settings):
@@ -73,7 +90,7 @@ def test_what_the_tables_have_is_left_out(settings):
     assert pmids(settings) == [1, 2, 3, 4]
 
 
-def test_the_first_of_an_id_is_kept_over_both_tables(settings):
+def test_the_first_of_an_id_is_kept_over_preferences_and_dropped(settings):
     metrics = Metrics(CollectorRegistry())
     sink = opened(settings, metrics)
     sink.append([entry(0, tie(1)), entry(1, preference(1)), entry(2, preference(2))])
@@ -87,11 +104,52 @@ def test_the_first_of_an_id_is_kept_over_both_tables(settings):
     assert counter(metrics, "table_rows", table="preferences") == 2
 
 
+def test_what_waits_leaves_its_id_to_what_becomes_of_it(settings):
+    sink = opened(settings)
+    sink.append([entry(0, waiting(1)), entry(1, waiting(2)), entry(2, waiting(1))])
+    sink.append([entry(3, preference(1)), entry(4, preference(1)), entry(5, tie(2))])
+    assert (pmids(settings), pmids(settings, "dropped")) == ([1], [2])
+    assert pmids(settings, "parked") == [1, 1, 2]
+
+
+def test_what_became_of_a_record_is_not_waited_for_again(settings):
+    opened(settings).append([entry(0, preference(1)), entry(1, tie(2)), entry(2, waiting(2))])
+    opened(settings).append([entry(3, waiting(1)), entry(4, waiting(3))])
+    assert pmids(settings, "parked") == [3]
+
+
+def test_a_worker_bears_that_rows_are_taken_out_of_parked(settings):
+    sink = opened(settings)
+    at = 0
+    for turn in range(8):
+        patiently(sink, entry(at, waiting(turn + 1)), entry(at + 1, preference(turn + 100)))
+        if turn % 2:
+            table = DeltaTable(f"{settings.tables_uri}/parked")
+            table.delete(f"id = '{preference(turn + 1).id}'")
+        at += 2
+    assert pmids(settings, "parked") == [1, 3, 5, 7]
+    assert pmids(settings) == list(range(100, 108))
+    assert sink.positions(0) == [Position(15, 1015)] * 3
+
+
+def test_a_compaction_that_meets_a_deletion_leaves_the_table_as_it_was(settings):
+    sink = opened(settings)
+    for at in range(4):
+        sink.append([entry(at, waiting(at + 1))])
+    table = sink._tables[2]
+    DeltaTable(f"{settings.tables_uri}/parked").delete("pmid = 2")
+    table._uncompacted = 5
+    table.compact()
+    patiently(sink, entry(4, waiting(5)), entry(5, preference(6)))
+    assert pmids(settings, "parked") == [1, 3, 4, 5]
+    assert pmids(settings) == [6]
+
+
 def test_a_message_without_a_row_moves_the_offset_on(settings):
     sink = opened(settings)
     sink.append([Entry(partition=0, offset=4, timestamp=9)])
-    assert sink.positions(0) == [Position(4, 9)] * 2
-    assert row_counts(settings) == {"preferences": 0, "dropped": 0, "ideal": 0}
+    assert sink.positions(0) == [Position(4, 9)] * 3
+    assert row_counts(settings) == dict.fromkeys(SCHEMAS, 0)
 
 
 def test_the_second_writer_of_a_partition_is_fenced(settings):
@@ -133,7 +191,7 @@ def test_a_table_that_a_crash_left_behind_is_brought_level(settings, table, tmp_
 
 def test_a_zombie_between_its_two_commits_is_fenced_from_the_second(settings, monkeypatch):
     zombie = opened(settings)
-    first, second = zombie._tables
+    first, second, _ = zombie._tables
     batch = [entry(0, tie(1)), entry(1, preference(2))]
     first.commit([batch[1].row], batch)  # and then it is paused
     successor = opened(settings)
@@ -156,7 +214,7 @@ def test_a_store_that_fails_is_transient_and_nothing_is_lost_or_doubled(settings
     away.rename(log)
     sink.append(entries(1, 2))
     assert pmids(settings) == [1, 2, 3]
-    assert sink.positions(0) == [Position(2, 1002)] * 2
+    assert sink.positions(0) == [Position(2, 1002)] * 3
 
 
 def test_ids_are_read_in_batches(settings, monkeypatch):
@@ -189,7 +247,7 @@ def test_small_files_are_compacted_and_the_ids_and_offsets_stay(settings):
     files = DeltaTable(f"{settings.tables_uri}/preferences").file_uris()
     assert len(files) < 6
     sink = opened(settings)
-    assert sink.positions(0) == [Position(22, 1022)] * 2
+    assert sink.positions(0) == [Position(22, 1022)] * 3
     sink.append([entry(23, preference(1)), entry(24, preference(500))])
     assert pmids(settings) == [*range(1, 24), 500]
 

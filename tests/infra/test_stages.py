@@ -19,7 +19,8 @@ def test_an_unknown_stage_is_one_line_and_status_2(capsys: pytest.CaptureFixture
     assert stages.run("grenerate", Settings()) == MISCONFIGURED
     said = capsys.readouterr().err
     assert said == (
-        "grenerate: expected a stage, one of index, generate, retrieve, score, prefer, append\n"
+        "grenerate: expected a stage, one of index, generate, retrieve, score, prefer, rescore, "
+        "append\n"
     )
 
 

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from rich.console import Console
 
 from consumers.append import row
-from fakes.records import alignment, preference, rejected, retrieval
+from fakes.records import alignment, preference, rejected, retrieval, unscored
 from infra.delta_sink import DeltaSink, Entry
 from infra.records_view import show
 from infra.settings import Settings
@@ -102,7 +102,7 @@ def test_opens_in_hf_datasets(filled):
 
 
 def test_rows_are_counted_from_the_log(filled):
-    assert row_counts(filled) == {"preferences": 2, "dropped": 2, "ideal": 0}
+    assert row_counts(filled) == {"preferences": 2, "dropped": 2, "parked": 0, "ideal": 0}
 
 
 def test_rows_of_tables_that_are_not_there(settings):
@@ -131,9 +131,29 @@ def test_a_dropped_record_is_printed_with_its_reason(filled):
     assert "0.250" in text
 
 
+def test_a_parked_record_is_printed_with_what_it_waits_for(settings):
+    waiting = unscored("theta1", "record without MeSH")
+    reason = "record without MeSH"
+    append(
+        settings,
+        preference(1001, outcome="unscorable", reason=reason, alignments=(waiting, waiting)),
+    )
+    text = printed("parked", settings)
+    assert "unscorable: record without MeSH" in text
+    assert "Does aspirin lower platelet aggregation, asks theta1?" in text
+
+
 def test_the_newest_are_printed(filled):
     append(filled, preference(500), first=10)
     assert "trial 500" in printed("preferences", filled, limit=1)
+
+
+def test_a_row_that_stands_no_more_says_so(filled):
+    assert "stands no more" not in printed("preferences", filled)
+    open_table(filled, "preferences").update(
+        predicate="pmid = 1002", new_values={"retracted": "deleted"}
+    )
+    assert "stands no more: deleted" in printed("preferences", filled)
 
 
 def test_json_is_one_object_a_line(filled):
@@ -151,7 +171,7 @@ def test_a_table_that_is_not_there_is_one_clear_line(settings):
 
 def test_a_name_that_no_table_has(settings):
     assert printed("prefs", settings) == (
-        "[2] there is no table 'prefs': expected one of preferences, dropped, ideal\n"
+        "[2] there is no table 'prefs': expected one of preferences, dropped, parked, ideal\n"
     )
 
 
