@@ -10,19 +10,17 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from typing import TypeVar
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
-from consumers.append import Row, row
-from consumers.dead_letters import DeadLetterLimit, dead_letter
-from consumers.delivery import broker_away, check_key
+from consumers.dead_letters import DeadLetterLimit
+from consumers.delivery import broker_away
 from consumers.stage import DONE, FAILED, MISCONFIGURED, TOO_MANY_DEAD_LETTERS, Policy
-from infra.delta_sink import DeltaSink, Entry, Fenced, Position
+from infra.append_batch import Read, dead, read
+from infra.delta_sink import DeltaSink, Fenced, Position
 from infra.kafka import (
     BrokerUnreachable,
     Publisher,
@@ -31,12 +29,11 @@ from infra.kafka import (
     start,
     topic_name,
 )
+from infra.retractions import RetractionFeed, Retractions
 from infra.settings import Settings
 from infra.tables import TableError
-from streams.codec import decode
 from streams.errors import Invalid, Transient
 from streams.metrics import Metrics
-from streams.records import DeadLetter, Preference
 from streams.topics import DEAD_LETTERS, PREFERENCES
 
 log = logging.getLogger(__name__)
@@ -47,6 +44,12 @@ STAGE = "append"
 POLL_MS = 500
 # How long Kafka is waited for where nothing depends on its answer, in seconds.
 GRACE = 5.0
+# Marking rewrites whole files, so it is given a part of the time, one in so many seconds, and so
+# many PMIDs at a time, the lowest first: neighbours are in the same files.
+MARKING_SHARE = 10
+MARKED_AT_ONCE = 5000
+# How often what other writers have done to the tables is looked at, in seconds.
+LOOK_EVERY = 30.0
 
 
 class OffsetsLost(Exception):
@@ -87,7 +90,13 @@ class _Worker(ConsumerRebalanceListener):  # type: ignore[misc]
         self._metrics = metrics
         self._stop = stop
         self._topic = topic_name(settings, PREFERENCES)
-        self._sink = DeltaSink(settings, self._topic, metrics)
+        retractions = Retractions()
+        self._feed = RetractionFeed(settings, retractions)
+        self._sink = DeltaSink(settings, self._topic, metrics, retractions)
+        # PMIDs about whose rows something new has come, and when they are next looked for.
+        self._changed: set[int] = set()
+        self._mark_at = 0.0
+        self._look_at = 0.0
         self._limit = DeadLetterLimit(
             settings.workers.dead_letter_limit, settings.workers.dead_letter_window
         )
@@ -101,7 +110,14 @@ class _Worker(ConsumerRebalanceListener):  # type: ignore[misc]
         self._done: dict[TopicPartition, int] = {}
 
     async def connect(self, stack: AsyncExitStack) -> None:
-        """Open the tables and join the consumer group, waiting for what is away."""
+        """Read the retractions, open the tables and join the consumer group.
+
+        What is away is waited for.
+        """
+        await self._patiently(lambda: stack.enter_async_context(self._feed))
+        while not await self._patiently(self._feed.caught_up):
+            if self._stop.is_set():
+                raise Stopped
         await self._patiently(lambda: asyncio.to_thread(self._sink.open))
         self._publisher = await self._patiently(
             lambda: stack.enter_async_context(Publisher(self._settings))
@@ -164,6 +180,7 @@ class _Worker(ConsumerRebalanceListener):  # type: ignore[misc]
                 status, batch = await self._append(batch), []
                 if status != DONE:
                     return status
+            await self._mark()
             self._show_lag()
         return await self._append(batch) if batch and placed == self._generation else DONE
 
@@ -249,7 +266,7 @@ class _Worker(ConsumerRebalanceListener):  # type: ignore[misc]
         async def commit() -> None:
             if generation != self._generation:
                 raise Fenced("the group was rebalanced")
-            await asyncio.to_thread(self._sink.append, [read.entry for read in reads])
+            await asyncio.to_thread(self._sink.append, [each.entry for each in reads])
 
         try:
             await self._patiently(commit)
@@ -257,7 +274,7 @@ class _Worker(ConsumerRebalanceListener):  # type: ignore[misc]
             log.warning("append: %s; this batch is dropped, the tables say where to go on", fenced)
             self._generation += 1
             return status
-        fresh = sum(read.is_new for read in reads)
+        fresh = sum(each.is_new for each in reads)
         self._metrics.in_flight.labels(STAGE).set(0)
         self._metrics.records_in.labels(STAGE).inc(fresh)
         for _ in range(fresh):
@@ -265,44 +282,45 @@ class _Worker(ConsumerRebalanceListener):  # type: ignore[misc]
         await self._commit_offsets(reads)
         return status
 
-    def _decode(self, batch: Sequence[ConsumerRecord]) -> "list[_Read]":
-        lead = {partition: self._sink.lead(partition) for partition in {m.partition for m in batch}}
-        reads = []
-        for message in batch:
-            is_new = message.offset > lead[message.partition]
-            try:
-                if message.value is None:
-                    raise Invalid("no value", "expected a preference record, got a tombstone")
-                preference = decode(Preference, message.value)
-                check_key(PREFERENCES, preference, message.key)
-                entry = _entry(message, *row(preference))
-                reads.append(_Read(message, entry, is_new))
-            except Invalid as error:
-                reads.append(_Read(message, _entry(message), is_new, error))
-        return reads
+    async def _mark(self) -> None:
+        """Mark the rows that do not stand any more, as far as it is time for that."""
+        self._changed.update(await self._patiently(self._feed.poll))
+        began = time.monotonic()
+        if began < (self._mark_at if self._changed else self._look_at):
+            return
+        changed = sorted(self._changed)[:MARKED_AT_ONCE]
+        self._changed.difference_update(changed)
+        await self._patiently(lambda: asyncio.to_thread(self._sink.mark, changed))
+        ended = time.monotonic()
+        self._mark_at = ended + MARKING_SHARE * (ended - began)
+        self._look_at = max(self._mark_at, ended + LOOK_EVERY)
 
-    def _within_limit(self, reads: "list[_Read]") -> "tuple[list[_Read], int]":
+    def _decode(self, batch: Sequence[ConsumerRecord]) -> list[Read]:
+        lead = {partition: self._sink.lead(partition) for partition in {m.partition for m in batch}}
+        return [read(message, is_new=message.offset > lead[message.partition]) for message in batch]
+
+    def _within_limit(self, reads: list[Read]) -> tuple[list[Read], int]:
         """What comes before the one dead letter too many, and the exit status that follows."""
-        for position, read in enumerate(reads):
-            if read.is_new_failure and not self._limit.admit(time.monotonic()):
+        for position, each in enumerate(reads):
+            if each.is_new_failure and not self._limit.admit(time.monotonic()):
                 log.error(
                     "append: stopped: more than %d dead letters within %g s, the last for %s: is "
                     "the stage before broken? What was set aside is in topic %s",
                     self._limit.limit,
                     self._limit.window,
-                    read.error,
+                    each.error,
                     topic_name(self._settings, DEAD_LETTERS),
                 )
                 return reads[:position], TOO_MANY_DEAD_LETTERS
         return reads, DONE
 
-    async def _set_aside(self, reads: "list[_Read]") -> None:
-        for letter in [_letter(read) for read in reads if read.is_new_failure]:
+    async def _set_aside(self, reads: list[Read]) -> None:
+        for letter in [dead(each, STAGE) for each in reads if each.is_new_failure]:
             await self._patiently(partial(self._publisher.send, DEAD_LETTERS, letter))
             self._metrics.records_failed.labels(STAGE, letter.reason).inc()
             self._metrics.dead_letters.labels(STAGE, letter.reason).inc()
 
-    async def _commit_offsets(self, reads: "list[_Read]") -> None:
+    async def _commit_offsets(self, reads: list[Read]) -> None:
         """Tell Kafka how far the tables are, for those who watch the lag there."""
         last = {TopicPartition(self._topic, r.entry.partition): r.entry.offset for r in reads}
         self._done.update(last)
@@ -341,45 +359,3 @@ class _Worker(ConsumerRebalanceListener):  # type: ignore[misc]
             if self._stop.is_set():
                 break
         raise Stopped
-
-
-@dataclass(frozen=True, slots=True)
-class _Read:
-    """A message and what the tables are to make of it; `error` where it has no row.
-
-    `is_new` where no table's offset covers it. A dead letter is confirmed before any of them does.
-    """
-
-    message: ConsumerRecord
-    entry: Entry
-    is_new: bool
-    error: Invalid | None = None
-
-    @property
-    def is_new_failure(self) -> bool:
-        return self.is_new and self.error is not None
-
-
-def _entry(message: ConsumerRecord, table: str | None = None, row: Row | None = None) -> Entry:
-    return Entry(
-        partition=message.partition,
-        offset=message.offset,
-        timestamp=message.timestamp,
-        table=table,
-        row=row,
-    )
-
-
-def _letter(read: _Read) -> DeadLetter:
-    assert read.error is not None  # noqa: S101
-    return dead_letter(
-        read.error,
-        stage=STAGE,
-        topic=read.message.topic,
-        partition=read.message.partition,
-        offset=read.message.offset,
-        key=read.message.key,
-        value=read.message.value,
-        headers=read.message.headers,
-        at=datetime.now(UTC),
-    )

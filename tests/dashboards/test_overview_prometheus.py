@@ -12,8 +12,9 @@ import math
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,15 @@ import pytest
 from dashboards.overview import FILE
 from engines import free_port
 from fakes.model_server import ModelServer, Reply, Script, away, prompt_of
+from fakes.ncbi_server import NcbiServer, running_ncbi
+from fakes.pubmed_records import records as pubmed_records
 from fakes.records import article
 from infra.kafka import Publisher
-from infra.settings import Settings, load
-from streams.records import AbstractSection, Article, MeshHeading
-from streams.topics import ARTICLES
+from infra.settings import Ports, Settings
+from infra.settings_file import load
+from streams.citation import AbstractSection, Article, MeshHeading
+from streams.records import Retraction
+from streams.topics import ARTICLES, RETRACTIONS
 
 pytestmark = [pytest.mark.prometheus, pytest.mark.kafka, pytest.mark.elasticsearch]
 
@@ -89,8 +94,11 @@ def news(start: int) -> list[Article]:
         record(pmid, "Aspirin in platelet aggregation, anew.", ASPIRIN, corpus=False)
         for pmid in range(start, start + 5)
     ]
+    # What was without MeSH the last time has some now.
+    late = record(start - 93, "Aspirin without MeSH.", ASPIRIN, corpus=False)
     return [
         *aspirin,
+        replace(late, change="mesh"),
         record(999, "Aspirin once more.", ASPIRIN, corpus=False),
         record(start + 5, "UNASKABLE aspirin.", ASPIRIN, corpus=False),
         record(start + 6, "REFUSED aspirin.", ASPIRIN, corpus=False),
@@ -158,14 +166,21 @@ async def model_server() -> AsyncIterator[ModelServer]:
 
 
 @pytest.fixture
+def ncbi_server() -> Iterator[NcbiServer]:
+    with running_ncbi(pubmed_records(3), limits=(1000, 1000)) as server:
+        yield server
+
+
+@pytest.fixture
 def config(
     prometheus_binary: str,
     kafka_broker: Any,
     elasticsearch_node: Any,
     model_server: ModelServer,
+    ncbi_server: NcbiServer,
     tmp_path: Path,
 ) -> Path:
-    ports = ("supervisor", "index", "generate", "retrieve", "score", "prefer", "append")
+    ports = [name for name in Ports.model_fields if name != "host"]
     mesh = tmp_path / "mesh.tsv"
     mesh.write_text(MESH)
     unique = uuid.uuid4().hex[:8]
@@ -176,6 +191,14 @@ def config(
         "embedder": {"url": model_server.url},
         "mesh": {"source": str(mesh), "edition": "test"},
         "append": {"seconds": 1.0},
+        "parked": {"check_every": 2.0},
+        "follow": {"entrez": ["asthma"]},
+        "ncbi": {
+            "email": "team@example.org",
+            "eutils": ncbi_server.eutils,
+            "poll": 1.0,
+            "requests_per_second": 50.0,
+        },
         "ports": {name: free_port() for name in ports},
         "prometheus": {"port": free_port()},
     }
@@ -205,6 +228,8 @@ async def test_every_panel_shows_something(config: Path, tmp_path: Path) -> None
             await asyncio.gather(*(publisher.send(ARTICLES, held) for held in corpus()))
             for start in itertools.count(1000, 100):
                 await asyncio.gather(*(publisher.send(ARTICLES, new) for new in news(start)))
+                gone = Retraction(pmid=start - 100, reason="deleted", at=datetime.now(UTC))
+                await publisher.send(RETRACTIONS, gone)
                 await asyncio.sleep(1.0)
                 empty = {(title, ask) for title, ask in empty if not await prometheus.shows(ask)}
                 if not empty or time.monotonic() > deadline:

@@ -2,192 +2,48 @@
 
 import asyncio
 import base64
-import os
 import random
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
-from inspect import isawaitable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import urlopen
-from uuid import uuid4
 
 import pytest
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import CommitFailedError
-from deltalake import DeltaTable
 
+from append_engine import (
+    PARTITIONS,
+    Worker,
+    admin,
+    create_topics,
+    dead_letters,
+    make_settings,
+    message,
+    publish,
+    rows,
+    tie,
+    total,
+    until,
+    workers,
+)
 from consumers.stage import MISCONFIGURED
-from engines import KafkaEngine, free_port
-from fakes.records import preference
+from engines import KafkaEngine
 from infra.kafka import client_arguments, group_name, topic_name
 from infra.settings import Settings
-from infra.tables import row_counts
-from streams.codec import decode, encode
-from streams.records import DeadLetter
-from streams.topics import DEAD_LETTERS, PREFERENCES
+from streams.topics import PREFERENCES
 
 pytestmark = pytest.mark.kafka
-
-PARTITIONS = 3
-
-
-class Worker:
-    """The append stage in a process of its own, as `settings` have it."""
-
-    def __init__(self, settings: Settings, directory: Path, **changes: object) -> None:
-        self.port = free_port()
-        self._log = directory / f"worker-{self.port}.log"
-        variables = {
-            "TABLES": settings.tables,
-            "KAFKA__BOOTSTRAP": settings.kafka.bootstrap,
-            "KAFKA__PREFIX": settings.kafka.prefix,
-            "APPEND__ROWS": settings.append.rows,
-            "APPEND__SECONDS": settings.append.seconds,
-            "APPEND__COMPACT_EVERY": settings.append.compact_every,
-            "WORKERS__DEAD_LETTER_LIMIT": settings.workers.dead_letter_limit,
-            "WORKERS__RETRY_FIRST": 0.1,
-            "WORKERS__RETRY_LONGEST": 1,
-            "PORTS__APPEND": self.port,
-            **changes,
-        }
-        self._environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(sys.path),
-            **{f"KAILIN_{name}": str(value) for name, value in variables.items()},
-        }
-        self._directory = directory
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        with self._log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "infra.cli", "run", "append"],
-                cwd=self._directory,
-                env=self._environment,
-                stdout=log,
-                stderr=log,
-            )
-
-    def signal(self, number: int) -> None:
-        assert self.process
-        self.process.send_signal(number)
-
-    def wait(self, within: float = 60) -> int:
-        assert self.process
-        return self.process.wait(within)
-
-    def kill(self) -> None:
-        if self.process and self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-
-    @property
-    def log(self) -> str:
-        return self._log.read_text() if self._log.exists() else ""
-
-    def metrics(self) -> str:
-        """The page of metrics, empty while none is served."""
-        try:
-            with urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as page:
-                return page.read().decode()
-        except URLError:
-            return ""
 
 
 @pytest.fixture
 async def settings(kafka_broker: KafkaEngine, tmp_path: Path) -> Settings:
-    """Settings with a prefix and tables of their own, their topics made."""
-    settings = Settings(
-        tables=str(tmp_path / "tables"),
-        kafka={"bootstrap": kafka_broker.bootstrap, "prefix": f"t{uuid4().hex[:8]}."},
-        append={"rows": 100, "seconds": 0.2, "compact_every": 7},
-    )
-    await create_topics(settings)
-    return settings
-
-
-async def create_topics(settings: Settings) -> None:
-    async with admin(settings) as client:
-        await client.create_topics(
-            [
-                NewTopic(topic_name(settings, PREFERENCES), PARTITIONS, 1),
-                NewTopic(
-                    topic_name(settings, DEAD_LETTERS),
-                    1,
-                    1,
-                    topic_configs={"max.message.bytes": str(DEAD_LETTERS.max_message)},
-                ),
-            ]
-        )
-
-
-@asynccontextmanager
-async def admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
-    client = AIOKafkaAdminClient(**client_arguments(settings))
-    await client.start()
-    try:
-        yield client
-    finally:
-        await client.close()
+    return await make_settings(kafka_broker.bootstrap, tmp_path)
 
 
 @pytest.fixture
 def start(settings: Settings, tmp_path: Path) -> Iterator[Callable[..., Worker]]:
-    workers: list[Worker] = []
-
-    def begin(**changes: object) -> Worker:
-        worker = Worker(settings, tmp_path, **changes)
-        workers.append(worker)
-        worker.start()
-        return worker
-
-    yield begin
-    for worker in workers:
-        worker.kill()
-        print(worker.log[-4000:])
-
-
-async def publish(settings: Settings, *messages: tuple[int, bytes | None]) -> None:
-    """Messages by PMID; a record's partition is a function of it."""
-    producer = AIOKafkaProducer(**client_arguments(settings), enable_idempotence=True)
-    await producer.start()
-    try:
-        name = topic_name(settings, PREFERENCES)
-        sent = [
-            await producer.send(
-                name,
-                value,
-                key=b"%d" % pmid,
-                partition=pmid % PARTITIONS,
-                headers=[("trace", b"%d" % pmid)],
-            )
-            for pmid, value in messages
-        ]
-        await asyncio.gather(*sent)
-    finally:
-        await producer.stop()
-
-
-def message(pmid: int, **changes: object) -> tuple[int, bytes]:
-    return pmid, encode(preference(pmid, **changes))
-
-
-def tie(pmid: int) -> tuple[int, bytes]:
-    return message(pmid, outcome="tie", reason="gap under the margin")
-
-
-async def until(condition: Callable[[], object], within: float = 60) -> None:
-    """Wait until a condition, plain or awaitable, holds."""
-    deadline = time.monotonic() + within
-    while not (await held if isawaitable(held := condition()) else held):
-        assert time.monotonic() < deadline, f"not within {within} s"
-        await asyncio.sleep(0.1)
+    with workers(settings, tmp_path) as begin:
+        yield begin
 
 
 async def committed(consumer: AIOKafkaConsumer, offsets: dict[TopicPartition, int]) -> bool:
@@ -196,39 +52,6 @@ async def committed(consumer: AIOKafkaConsumer, offsets: dict[TopicPartition, in
     except CommitFailedError:
         return False
     return True
-
-
-def rows(settings: Settings, table: str = "preferences") -> list[int]:
-    """The PMIDs of a table's rows, each as often as it is there."""
-    data = DeltaTable(f"{settings.tables_uri}/{table}").to_pyarrow_dataset()
-    return sorted(data.to_table(columns=["pmid"]).column("pmid").to_pylist())
-
-
-def total(settings: Settings) -> int:
-    return sum(row_counts(settings).values())
-
-
-async def all_messages(settings: Settings, name: str) -> list[bytes | None]:
-    consumer = AIOKafkaConsumer(**client_arguments(settings), auto_offset_reset="earliest")
-    await consumer.start()
-    try:
-        partitions = [
-            TopicPartition(name, number) for number in consumer.partitions_for_topic(name) or ()
-        ] or [TopicPartition(name, 0)]
-        consumer.assign(partitions)
-        ends = await consumer.end_offsets(partitions)
-        found: list[bytes | None] = []
-        while len(found) < sum(ends.values()):
-            for some in (await consumer.getmany(timeout_ms=500)).values():
-                found += [message.value for message in some]
-        return found
-    finally:
-        await consumer.stop()
-
-
-async def dead_letters(settings: Settings) -> list[DeadLetter]:
-    name = topic_name(settings, DEAD_LETTERS)
-    return [decode(DeadLetter, value or b"") for value in await all_messages(settings, name)]
 
 
 async def test_each_record_once_though_the_worker_is_killed_at_random(settings, start):

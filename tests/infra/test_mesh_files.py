@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from infra.artifacts import ArtifactError
 from infra.mesh_files import read_counts, read_mesh, scorer
 from infra.settings import Mesh as MeshSettings
-from infra.settings import SettingsError, load
+from infra.settings import SettingsError
+from infra.settings_file import load
 from streams.mesh import Descriptor, MeshError
 
 EXPECTED = (

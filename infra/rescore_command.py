@@ -1,0 +1,120 @@
+"""`kailin rescore`: rows scored anew, and what that has changed."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deltalake.exceptions import DeltaError
+from pydantic import ValidationError
+from rich.console import Console
+from rich.text import Text
+
+from infra import mesh_edition
+from infra import settings as sections
+from infra.artifacts import ArtifactError
+from infra.mesh_files import measure, scorer
+from infra.mesh_use import read_named
+from infra.rescore_tables import TABLES, Contended, Mean, Span, Tally, rescore
+from infra.settings import Settings
+from infra.tables import TableError, one_line, open_table
+from streams.mesh import MeshError
+from streams.similarity import Similarity
+
+DONE, FAILED, WRONG = 0, 1, 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the command line changes of the settings; None leaves a setting as it is."""
+
+    mesh: Path | None = None
+    edition: str | None = None
+    frequency: str | None = None
+    terms: str | None = None
+    margin: float | None = None
+
+
+def run(
+    settings: Settings,
+    span: Span,
+    tables: list[str],
+    options: Options,
+    *,
+    dry_run: bool,
+    console: Console,
+) -> int:
+    """Score rows anew and print what has become of them; the exit status."""
+    if unknown := [table for table in tables if table not in TABLES]:
+        _say(console, f"--table {unknown[0]}: expected one of {', '.join(TABLES)}")
+        return WRONG
+    chosen = [table for table in TABLES if not tables or table in tables]
+    margin = settings.prefer.margin if options.margin is None else options.margin
+    try:
+        similarity = _scorer(settings, options)
+        before = {table: open_table(settings, table).version() for table in TABLES}
+        _say(
+            console,
+            f"rows of {', '.join(chosen)} under MeSH {similarity.edition}, frequency "
+            f"{similarity.frequency}, terms {similarity.terms}, margin {margin:g}",
+        )
+        tally = rescore(
+            settings,
+            span,
+            chosen,
+            similarity,
+            margin,
+            dry_run=dry_run,
+            tell=lambda month, done: _say(console, f"{month}  {done.read:,} rows read"),
+        )
+        _report(console, tally)
+        if dry_run:
+            _say(console, "nothing was written (--dry-run)")
+            return DONE
+        for table, version in before.items():
+            after = open_table(settings, table).version()
+            _say(console, f"table {table}: version {version} before, {after} now")
+    except ValidationError as error:
+        for wrong in error.errors():
+            _say(console, wrong["msg"].removeprefix("Value error, "))
+        return WRONG
+    except (ArtifactError, Contended, MeshError, TableError) as error:
+        _say(console, str(error))
+        return FAILED
+    except (DeltaError, OSError) as error:
+        _say(console, f"tables: {one_line(error)}; the same command goes on from here")
+        return FAILED
+    except KeyboardInterrupt:
+        _say(console, "stopped; the same command goes on from here")
+        return FAILED
+    return DONE
+
+
+def _scorer(settings: Settings, options: Options) -> Similarity:
+    """Raises `ValidationError`, `MeshError`, `ArtifactError`."""
+    in_use = mesh_edition.current(settings)
+    changes: dict[str, Any] = {
+        name: value
+        for name, value in (("frequency", options.frequency), ("terms", options.terms))
+        if value is not None
+    }
+    how = sections.Mesh.model_validate({**in_use.model_dump(), **changes})
+    if options.mesh is None:
+        return scorer(how)
+    return measure(read_named(options.mesh, options.edition), how)
+
+
+def _report(console: Console, tally: Tally) -> None:
+    rest = f", of which {tally.left:,} stay for want of MeSH or candidates" if tally.left else ""
+    _say(console, f"read     {tally.read:,} rows{rest}")
+    moves = [f"{count:,} {old} → {new}" for (old, new), count in sorted(tally.moved.items())]
+    _say(console, f"moved    {'; '.join(moves) or 'none'}")
+    _say(console, f"flipped  {tally.flipped:,} of {tally.compared:,} that stay preferences")
+    _say(console, f"score    {_mean(tally.before)} before, {_mean(tally.after)} now (mean)")
+
+
+def _mean(mean: Mean) -> str:
+    return "none" if mean.value is None else f"{mean.value:.4f} over {mean.count:,}"
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(Text(line), soft_wrap=True)
