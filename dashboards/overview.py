@@ -11,6 +11,7 @@ from grafana_foundation_sdk.builders import dashboard
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import dashboard as models
 
+from dashboards.ingestion import ingest, parked
 from dashboards.panels import (
     GREEN,
     ORANGE,
@@ -54,6 +55,8 @@ def overview() -> dashboard.Dashboard:
         ("What do the models do?", _models()),
         ("Are the questions good?", _questions()),
         ("How well does the evidence agree?", _alignment()),
+        ("What waits for its MeSH?", parked()),
+        ("Is what is new read?", ingest()),
         ("What has been kept?", _kept()),
     ):
         board.with_row(dashboard.Row(title))
@@ -310,6 +313,16 @@ def _kept() -> Sequence[Panel]:
             width=THIRD,
         ),
         trend(
+            "How many rows stand no more?",
+            "Rows marked a second, because their record was deleted, retracted or indexed anew.",
+            "rowsps",
+            (
+                "sum by (reason) (rate(kailin_rows_marked_total[$__rate_interval]))",
+                "{{reason}}",
+            ),
+            width=THIRD,
+        ),
+        trend(
             "What is written to the search index?",
             "Writes a second: put, deleted, or stale, where the index holds that state already.",
             "wps",
@@ -317,12 +330,14 @@ def _kept() -> Sequence[Panel]:
                 "sum by (outcome) (rate(kailin_index_writes_total[$__rate_interval]))",
                 "{{outcome}}",
             ),
+            width=THIRD,
         ),
         trend(
             "Which components are ready?",
             "1 while a component is ready, 0 while it is not.",
             "bool_on_off",
             ("min by (component) (kailin_component_up)", "{{component}}"),
+            width=THIRD,
         ),
     )
 
