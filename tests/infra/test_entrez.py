@@ -20,6 +20,8 @@ from infra.ncbi_requests import Requests
 from infra.settings import Ncbi, SettingsError
 from ncbi_clients import DAY, UNLIMITED, assert_whole, clients, pmids, span
 
+pytestmark = pytest.mark.slow
+
 # Windows.
 
 

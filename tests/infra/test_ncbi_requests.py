@@ -34,6 +34,8 @@ from infra.settings import Ncbi, SettingsError
 from ncbi_clients import UNLIMITED, articles, assert_whole, clients, span
 from secured_engine import authority
 
+pytestmark = pytest.mark.slow
+
 FAULTS = [
     (TOO_MANY, "429"),
     (TOO_MANY_IN_200, "429"),

@@ -33,6 +33,8 @@ from infra.nlm_files import NlmFile, file_order, gaps
 from infra.pubmed_xml import Deletion, read_file
 from ncbi_clients import clients
 
+pytestmark = pytest.mark.slow
+
 NAME = "pubmed26n0001.xml.gz"
 FILE = NlmFile("baseline", NAME)
 # Gzip enough for a server, and of a size that takes many pieces.

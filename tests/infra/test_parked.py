@@ -326,6 +326,7 @@ async def test_who_waits_is_counted_by_age(stream: Stream) -> None:
     assert stream.sample("oldest_seconds") == 300 * 86_400
 
 
+@pytest.mark.slow
 async def test_thousands_go_on_in_parts(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parked, "PART", 7)
     stream.scored(*(waiting(1000 + n) for n in range(40)))

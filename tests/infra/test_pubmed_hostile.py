@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from fakes.pubmed import citation, document, numbered, parse, parse_until_damage
@@ -77,6 +77,7 @@ def a_long_text(size: int) -> Iterator[bytes]:
     yield b"</AbstractText>"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("inside", "reason"),
     [
@@ -99,6 +100,7 @@ def test_an_endless_entry_is_skipped_in_bounded_memory(
     assert grown < 6 * MOST
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "part",
     [
@@ -214,9 +216,9 @@ def test_a_damaged_entry_never_costs_another(data: st.DataObject) -> None:
     start, end = len("<PubmedArticle>"), len(bad) - len("</PubmedArticle>")
     at = data.draw(st.integers(start, end - 1))
     noise = data.draw(st.binary(min_size=1, max_size=min(20, end - at)))
-    if any(opener in noise for opener in (b"<!", b"<?")):  # which may hide all that follows
-        noise = b"<"
     bad[at : at + len(noise)] = noise
+    # A comment, CDATA section or instruction that is begun hides all that follows.
+    assume(not any(opener in bad for opener in (b"<!", b"<?")))
     raw = f"<PubmedArticleSet>{before}".encode() + bad + f"{after}</PubmedArticleSet>".encode()
     read = [entry.pmid for entry in parse(raw) if isinstance(entry, Article)]
     assert [pmid for pmid in read if pmid <= 40] == list(range(1, 41))

@@ -33,6 +33,8 @@ from streams.metrics import Metrics
 from streams.records import Contexts, Retraction
 from streams.similarity import Similarity
 
+pytestmark = pytest.mark.slow
+
 UIS = [f"D{number:06}" for number in range(1, 13)]
 START = datetime(2026, 2, 20, 12, tzinfo=UTC)
 MARGIN = 0.01
