@@ -25,14 +25,23 @@ from datetime import UTC, datetime
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
-from deltalake.exceptions import CommitFailedError, DeltaError
+from deltalake.exceptions import CommitFailedError
 
 from consumers.append import Row
 from infra.retractions import Retractions
 from infra.row_ids import RowIds
 from infra.row_marks import bring_level
 from infra.settings import Settings
-from infra.tables import DROPPED, IDEAL, PARKED, PREFERENCES, SCHEMAS, create, one_line
+from infra.tables import (
+    DROPPED,
+    IDEAL,
+    PARKED,
+    PREFERENCES,
+    SCHEMAS,
+    STORE_ERRORS,
+    create,
+    one_line,
+)
 from streams.errors import Transient
 from streams.metrics import Metrics
 
@@ -111,7 +120,7 @@ class DeltaSink:
                 _Table(self._settings, create(self._settings, name), name, self._topic)
                 for name in (PREFERENCES, DROPPED, PARKED, IDEAL)
             ]
-        except (DeltaError, OSError) as error:
+        except STORE_ERRORS as error:
             raise Transient("tables", one_line(error)) from error
         self._tables = [table for table in self._marked if table.name != IDEAL]
         self.refresh()
@@ -250,7 +259,7 @@ class _Table:
                         unlike = pa.array(retractions.unlike(batch), pa.int64())
                         self._unlike.update(batch.column("pmid").take(unlike).to_pylist())
             self.rows = self.delta.count()
-        except (DeltaError, OSError) as error:
+        except STORE_ERRORS as error:
             raise self._transient(error) from error
         self._read = set(fragments)
         self._version = self.delta.version()
@@ -271,7 +280,7 @@ class _Table:
                         self._read = {
                             f.path for f in self.delta.to_pyarrow_dataset().get_fragments()
                         }
-            except (DeltaError, OSError) as error:
+            except STORE_ERRORS as error:
                 raise self._transient(error) from error
             self._unlike.difference_update(part)
         return done
@@ -287,7 +296,7 @@ class _Table:
             try:
                 offset = self.delta.transaction_version(app)
                 timestamp = self.delta.transaction_version(f"{app}/timestamp")
-            except (DeltaError, OSError) as error:
+            except STORE_ERRORS as error:
                 raise self._transient(error) from error
             self._positions[partition] = None if offset is None else Position(offset, timestamp)
         return self._positions[partition]
@@ -317,7 +326,7 @@ class _Table:
             )
         except CommitFailedError as error:
             raise self._verdict(last, error) from None
-        except (DeltaError, OSError) as error:
+        except STORE_ERRORS as error:
             raise self._transient(error) from error
         self._advanced()
         for entry in last.values():
@@ -353,7 +362,7 @@ class _Table:
                 self._advanced()
         except CommitFailedError:
             log.info("table %s: another worker is compacting it", self.name)
-        except (DeltaError, OSError) as error:
+        except STORE_ERRORS as error:
             log.warning("table %s: not compacted: %s", self.name, one_line(error))
 
     def _advanced(self) -> bool:
@@ -377,7 +386,7 @@ class _Table:
         self._positions.clear()
         try:
             self.delta.update_incremental()
-        except (DeltaError, OSError) as unreadable:
+        except STORE_ERRORS as unreadable:
             return self._transient(unreadable)
         moved = [partition for partition, at in before.items() if self.position(partition) != at]
         if not moved:

@@ -71,12 +71,18 @@ def current(settings: Settings) -> sections.Mesh:
     return settings.mesh.model_copy(update={"edition": choice.edition, "source": source})
 
 
-def stamp(settings: Settings) -> tuple[int, int] | None:
-    """What changes with every switch, None where no edition was chosen. Costs one stat."""
+def stamp(settings: Settings, before: tuple[int, int] | None = None) -> tuple[int, int] | None:
+    """What changes with every switch, None where no edition was chosen. Costs one stat.
+
+    While the data directory cannot be read, it is what it was `before`.
+    """
     try:
         found = _choice_file(settings).stat()
     except FileNotFoundError:
         return None
+    except OSError as error:
+        log.warning("whether MeSH was switched is not known: %s", error)
+        return before
     return found.st_ino, found.st_mtime_ns
 
 
@@ -124,7 +130,7 @@ class ScorerInUse:
         async with self._renewing:
             if time.monotonic() >= self._look_at:
                 self._look_at = time.monotonic() + LOOK_EVERY
-                found = stamp(self._settings)
+                found = stamp(self._settings, self._stamp)
                 if found != self._stamp:
                     await self._renew(found)
         return self._scorer

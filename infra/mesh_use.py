@@ -8,7 +8,7 @@ from rich.text import Text
 
 from infra import mesh_edition
 from infra.artifacts import ArtifactError
-from infra.mesh_files import read_edition, read_mesh, source_path
+from infra.mesh_files import measure, read_edition, read_mesh, source_path
 from infra.settings import Settings
 from streams.mesh import Difference, Mesh, MeshError, difference
 
@@ -52,8 +52,10 @@ def use(
                 f"{path}: lacks {len(changes.removed):,} descriptors of the edition in use: is "
                 "the file whole? --force uses it all the same"
             )
+        # What cannot be scored with, for want of counts say, is not put in use.
+        measure(new, settings.mesh)
         choice = mesh_edition.choose(settings, path, new.edition)
-    except (MeshError, OSError) as error:
+    except (ArtifactError, MeshError, OSError) as error:
         _say(console, str(error))
         return 1
     _say(console, f"MeSH {new.edition} is in use: {len(new):,} descriptors")

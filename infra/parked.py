@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, TypeAlias
 
-from deltalake.exceptions import CommitFailedError, DeltaError
+from deltalake.exceptions import CommitFailedError
 
 from consumers.ports import Lookup
 from consumers.rescore import looked_up, with_mesh
@@ -25,12 +25,21 @@ from consumers.together import together
 from infra import mesh_edition
 from infra.artifacts import ArtifactError
 from infra.delta_sink import WRITER
-from infra.row_marks import among, moment, quoted
+from infra.row_marks import LISTED_AT_ONCE, among, moment, quoted
 from infra.settings import Settings
 from infra.stored_contexts import id_in, month_in, read, whole
-from infra.tables import DROPPED, PARKED, PREFERENCES, TableError, open_table
+from infra.tables import (
+    DROPPED,
+    PARKED,
+    PREFERENCES,
+    STORE_ERRORS,
+    TableError,
+    one_line,
+    open_table,
+)
 from streams import topics
 from streams.errors import Invalid, Misconfigured, Transient
+from streams.life import MESH_CHANGED
 from streams.mesh import MeshError
 from streams.metrics import Metrics
 from streams.records import Contexts, Preference
@@ -50,6 +59,8 @@ LOOK = 5.0
 PART = 500
 # The append stage may be compacting what rows are to be taken out of.
 ATTEMPTS = 5
+# Rows that are younger than this, at least, are looked after where they stand no more.
+OVERTAKEN_FOR = timedelta(days=1)
 
 # How long a record may have waited to be counted in each group, in days.
 AGES = {"1 day": 1, "7 days": 7, "30 days": 30, "90 days": 90, "365 days": 365}
@@ -91,10 +102,11 @@ async def sweeping(
 
 async def _now_and_then(settings: Settings, once: Callable[[], Awaitable[float]]) -> None:
     """Call when it is due, and when another edition of MeSH has been put in use."""
+    edition = None
     while True:
-        edition = mesh_edition.stamp(settings)
+        edition = mesh_edition.stamp(settings, edition)
         due = time.monotonic() + await once()
-        while edition == mesh_edition.stamp(settings):
+        while edition == mesh_edition.stamp(settings, edition):
             left = due - time.monotonic()
             if left <= 0:
                 break
@@ -115,15 +127,18 @@ async def sweep(
         waiting = await asyncio.to_thread(_waiting, settings, month)
         going = await _going(waiting, edition, lookup)
         oldest = now - timedelta(days=settings.parked.longest_days)
-        late = [row for row in waiting if row["arrived"] < oldest and row["id"] not in going]
-        gone = await _send_on(
-            settings, [row for row in waiting if row["id"] in going], going, lookup, publish
-        )
+        # One whose descriptors are unknown has been indexed: it waits for another edition.
+        late = [
+            row
+            for row in waiting
+            if row["arrived"] < oldest and not row["mesh"] and row["id"] not in going
+        ]
+        resumed = [row for row in waiting if row["id"] in going]
+        gone = await _send_on(settings, PARKED, resumed, going, lookup, publish)
         lost = await _give_up(settings, late, publish)
-        # A row that came since is one that was sent on before and could not be scored yet.
-        until = max((row["appended"] for row in waiting), default=now)
         out = [row for row in waiting if row["id"] in gone | lost]
-        await asyncio.to_thread(_take_out, settings, out, until)
+        for part in _parts(out, LISTED_AT_ONCE):
+            await asyncio.to_thread(_take_out, settings, part)
         for row in waiting:
             if row["id"] in gone:
                 metrics.parked_resumed.labels(row["reason"]).inc()
@@ -131,6 +146,29 @@ async def sweep(
                 staying.append(row["arrived"])
         metrics.parked_given_up.inc(len(lost))
     _show(metrics, staying, now)
+    recent = now - timedelta(seconds=2 * settings.parked.check_every) - OVERTAKEN_FOR
+    for table in (PREFERENCES, DROPPED):
+        await _overtaken(settings, table, recent, lookup, publish)
+
+
+async def _overtaken(
+    settings: Settings, table: str, since: datetime, lookup: Lookup, publish: Publish
+) -> None:
+    """Send on what got other MeSH while it was on its way to the table.
+
+    The message that brought it passed before there was a row, which was then marked as it came.
+    """
+    query = (
+        "select id, month, pmid, mesh, appended from rows "  # noqa: S608
+        f"where retracted = {quoted(MESH_CHANGED)} and appended >= {moment(since)}"
+    )
+    rows = await asyncio.to_thread(read, settings, table, query)
+    present: dict[int, tuple[str, ...]] = {}
+    for part in _parts(rows):
+        present |= await lookup(sorted({row["pmid"] for row in part}))
+    other = {row["id"]: present[row["pmid"]] for row in rows if present.get(row["pmid"])}
+    changed = [row for row in rows if set(other.get(row["id"], row["mesh"])) != set(row["mesh"])]
+    await _send_on(settings, table, changed, other, lookup, publish)
 
 
 def _waiting(settings: Settings, month: str) -> list[Row]:
@@ -164,6 +202,7 @@ async def _going(
 
 async def _send_on(
     settings: Settings,
+    table: str,
     rows: Sequence[Row],
     mesh: dict[str, tuple[str, ...]],
     lookup: Lookup,
@@ -172,8 +211,8 @@ async def _send_on(
     """Publish what goes on; the ids of the rows that can be taken out."""
     gone: set[str] = set()
     for part in _parts(rows):
-        whole_rows = await asyncio.to_thread(whole, settings, PARKED, part)
-        made = {row["id"]: with_mesh(contexts(PARKED, row), mesh[row["id"]]) for row in whole_rows}
+        whole_rows = await asyncio.to_thread(whole, settings, table, part)
+        made = {row["id"]: with_mesh(contexts(table, row), mesh[row["id"]]) for row in whole_rows}
         there = await asyncio.to_thread(_final, settings, {new.id for new in made.values()})
         sent = await looked_up([new for new in made.values() if new.id not in there], lookup)
         there |= await _confirmed(CONTEXTS, sent, publish)
@@ -216,10 +255,12 @@ async def _confirmed(
     return {id for id in await together(map(one, records)) if id}
 
 
-def _take_out(settings: Settings, rows: Sequence[Row], until: datetime) -> None:
-    """Delete the rows with these ids that were appended up to a time. Raises `Transient`."""
-    if not rows:
-        return
+def _take_out(settings: Settings, rows: Sequence[Row]) -> None:
+    """Delete these rows, and no newer ones of their ids. Raises `Transient`.
+
+    A row that came since is one that was sent on before and could not be scored yet.
+    """
+    until = max(row["appended"] for row in rows)
     # By month, PMID and time it is known which files need not be read.
     meant = (
         f"{month_in(rows)} and appended <= {moment(until)} "
@@ -232,9 +273,9 @@ def _take_out(settings: Settings, rows: Sequence[Row], until: datetime) -> None:
             return
         except CommitFailedError as error:
             conflict = error
-        except (DeltaError, OSError, TableError) as error:
-            raise Transient("tables", f"{PARKED}: {' '.join(str(error).split())}") from error
-    raise Transient("tables", f"{PARKED}: {conflict}")
+        except (*STORE_ERRORS, TableError) as error:
+            raise Transient("tables", f"{PARKED}: {one_line(error)}") from error
+    raise Transient("tables", f"{PARKED}: {one_line(conflict)}")
 
 
 def _show(metrics: Metrics, arrived: Sequence[datetime], now: datetime) -> None:
@@ -248,5 +289,5 @@ def _show(metrics: Metrics, arrived: Sequence[datetime], now: datetime) -> None:
     metrics.parked_oldest.set(max(ages, default=0.0))
 
 
-def _parts(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
-    return (rows[start : start + PART] for start in range(0, len(rows), PART))
+def _parts(rows: Sequence[Row], size: int = PART) -> Iterator[Sequence[Row]]:
+    return (rows[start : start + size] for start in range(0, len(rows), size))

@@ -1,10 +1,10 @@
 """`kailin rescore`: rows scored anew, and what that has changed."""
 
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
-from deltalake.exceptions import DeltaError
 from pydantic import ValidationError
 from rich.console import Console
 from rich.text import Text
@@ -16,7 +16,7 @@ from infra.mesh_files import measure, scorer
 from infra.mesh_use import read_named
 from infra.rescore_tables import TABLES, Contended, Mean, Span, Tally, rescore
 from infra.settings import Settings
-from infra.tables import TableError, one_line, open_table
+from infra.tables import STORE_ERRORS, TableError, one_line, open_table
 from streams.mesh import MeshError
 from streams.similarity import Similarity
 
@@ -34,6 +34,10 @@ class Options:
     margin: float | None = None
 
 
+# What a table's times can be compared with.
+EARLIEST, LATEST = date(1970, 1, 1), date(2200, 1, 1)
+
+
 def run(
     settings: Settings,
     span: Span,
@@ -46,6 +50,15 @@ def run(
     """Score rows anew and print what has become of them; the exit status."""
     if unknown := [table for table in tables if table not in TABLES]:
         _say(console, f"--table {unknown[0]}: expected one of {', '.join(TABLES)}")
+        return WRONG
+    if options.edition and not options.mesh:
+        _say(console, "--edition names what --mesh holds: give the file with --mesh PATH")
+        return WRONG
+    if beyond := [day for day in (span.since, span.until) if day and not EARLIEST <= day <= LATEST]:
+        _say(console, f"{beyond[0]}: expected a day from {EARLIEST} to {LATEST}")
+        return WRONG
+    if span.since and span.until and span.since > span.until:
+        _say(console, f"--since {span.since}: expected a day up to --until {span.until}")
         return WRONG
     chosen = [table for table in TABLES if not tables or table in tables]
     margin = settings.prefer.margin if options.margin is None else options.margin
@@ -80,7 +93,7 @@ def run(
     except (ArtifactError, Contended, MeshError, TableError) as error:
         _say(console, str(error))
         return FAILED
-    except (DeltaError, OSError) as error:
+    except STORE_ERRORS as error:
         _say(console, f"tables: {one_line(error)}; the same command goes on from here")
         return FAILED
     except KeyboardInterrupt:

@@ -29,7 +29,7 @@ from consumers.score import score
 from consumers.stored import contexts
 from infra.delta_sink import WRITER
 from infra.kafka import topic_name
-from infra.row_marks import moment, quoted
+from infra.row_marks import LISTED_AT_ONCE, moment, quoted
 from infra.settings import Settings
 from infra.tables import DROPPED, PARKED, PREFERENCES, SCHEMAS, open_table
 from streams import topics
@@ -268,6 +268,11 @@ class _Portion:
         for attempt in range(ATTEMPTS):
             delta = open_table(self._run.settings, target)
             there = self._there(delta, rows.column("id").to_pylist())
+            if self._table == PARKED:
+                # What waited may have gone on meanwhile, and been decided the other way.
+                other = DROPPED if target == PREFERENCES else PREFERENCES
+                decided = open_table(self._run.settings, other)
+                there |= self._there(decided, rows.column("id").to_pylist())
             missing, taken = [], set(there)
             for place, id in enumerate(rows.column("id").to_pylist()):
                 if id not in taken:
@@ -300,9 +305,12 @@ class _Portion:
 
     def _there(self, delta: DeltaTable, ids: Sequence[str]) -> set[str]:
         """Those of the ids that a table has."""
-        among = ", ".join(map(quoted, ids))
-        found = _stream(delta, "id", f"{self._where} and id in ({among})")
-        return {each["id"] for some in found for each in some}
+        there: set[str] = set()
+        for start in range(0, len(ids), LISTED_AT_ONCE):
+            among = ", ".join(map(quoted, ids[start : start + LISTED_AT_ONCE]))
+            found = _stream(delta, "id", f"{self._where} and id in ({among})")
+            there.update(each["id"] for some in found for each in some)
+        return there
 
     def _fence(self, delta: DeltaTable) -> list[Transaction]:
         """The append stage's positions as they are, and a count that two of these runs share."""

@@ -22,6 +22,8 @@ STANDS = "stands again"
 # Bytes of files that a commit rewrites, which take it some ten times the memory.
 REWRITTEN_AT_ONCE = 128 << 20
 ROWS_AT_ONCE = 50_000
+# Values in one list of a query. At some 20,000 deltalake's engine ends the process without a word.
+LISTED_AT_ONCE = 5000
 
 
 def bring_level(
@@ -37,12 +39,11 @@ def bring_level(
     size = 0
     for wrong, weight in _wrong_by_file(delta, view, pmids):
         if part and size + weight > REWRITTEN_AT_ONCE:
-            yield _mark(delta, view, part, writer)
+            yield from _marked(delta, view, part, writer)
             part, size = [], 0
         part += wrong
         size += weight
-    if part:
-        yield _mark(delta, view, part, writer)
+    yield from _marked(delta, view, part, writer)
 
 
 def _wrong_by_file(
@@ -67,6 +68,13 @@ def _wrong_by_file(
         batches = file.to_batches(columns=columns, batch_size=ROWS_AT_ONCE)
         if wrong := [row for batch in batches for row in _unlike(batch, view)]:
             yield wrong, sizes.get(file.path, 0)
+
+
+def _marked(
+    delta: DeltaTable, view: Retractions, wrong: list[dict[str, Any]], writer: WriterProperties
+) -> Iterator[Counter[str]]:
+    for start in range(0, len(wrong), LISTED_AT_ONCE):
+        yield _mark(delta, view, wrong[start : start + LISTED_AT_ONCE], writer)
 
 
 def _mark(

@@ -141,7 +141,8 @@ async def score_stage(settings: Settings, metrics: Metrics) -> AsyncIterator[Sta
     from consumers.score import score
     from infra.mesh_edition import ScorerInUse
 
-    scorer = ScorerInUse(settings)
+    # Reading an edition takes seconds, in which this process must still hear that it is to stop.
+    scorer = await asyncio.to_thread(ScorerInUse, settings)
 
     async def handle(message: Message[Contexts]) -> Sequence[Record]:
         return [score(_record(message), await scorer.get())]

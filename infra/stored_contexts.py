@@ -6,14 +6,19 @@ from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Any, TypeAlias
 
-import pyarrow as pa
-from deltalake.exceptions import DeltaError
-
 from consumers.stored import contexts
 from infra.batcher import Batcher
 from infra.row_marks import among, quoted
 from infra.settings import Settings
-from infra.tables import DROPPED, PARKED, PREFERENCES, TableError, select
+from infra.tables import (
+    DROPPED,
+    PARKED,
+    PREFERENCES,
+    STORE_ERRORS,
+    TableError,
+    one_line,
+    select,
+)
 from streams.errors import Transient
 from streams.records import Contexts
 
@@ -68,8 +73,8 @@ def read(settings: Settings, table: str, query: str) -> list[Row]:
         return select(settings, table, query)
     except TableError:
         return []
-    except (DeltaError, OSError, pa.ArrowException) as error:
-        raise Transient("tables", f"{table}: {' '.join(str(error).split())}") from error
+    except STORE_ERRORS as error:
+        raise Transient("tables", f"{table}: {one_line(error)}") from error
 
 
 def whole(settings: Settings, table: str, keys: Collection[Row]) -> list[Row]:

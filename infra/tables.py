@@ -247,6 +247,10 @@ def row_counts(settings: Settings) -> dict[str, int]:
     return counts
 
 
+# What deltalake raises where the store of the tables, or a file in it, cannot be read or written.
+STORE_ERRORS = (DeltaError, OSError, pa.ArrowException)
+
+
 def one_line(error: Exception) -> str:
     """What an error of deltalake says, without line ends and colours."""
     return " ".join(ANSI.sub("", str(error)).split())

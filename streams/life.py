@@ -180,7 +180,7 @@ def withdrawn(change: Change, before: State | None, after: State) -> tuple[bool,
     was = before.retraction if before else None
     if after.retraction != was or (before and before.deleted):
         return True, after.retraction
-    if change == "mesh" and before and before.mesh and not after.retraction:
+    if before and after.mesh != before.mesh and not after.retraction:
         return True, MESH_CHANGED
     return False, None
 

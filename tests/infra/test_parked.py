@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +168,27 @@ async def test_the_mesh_of_the_passages_is_looked_up_again(stream: Stream) -> No
 
     (contexts,) = stream.published
     assert [[p.mesh for p in r.passages] for r in contexts.retrievals] == [[("D000008",)], [()]]
+
+
+async def test_a_row_whose_record_got_other_mesh_on_its_way_is_scored_under_it(
+    stream: Stream,
+) -> None:
+    """The message passed before there was a row, which came in marked."""
+    stream.scored(waiting(mesh=MESH[:1]), waiting(1002, mesh=MESH[:1]))
+    open_table(stream.settings, "preferences").update(
+        updates={"retracted": "'MeSH changed'"}, predicate="pmid = 1001"
+    )
+    for pmid in (1001, 1002):
+        await stream.index(pmid, MESH[1:])
+
+    await stream.sweep(datetime.now(UTC))
+    assert [(c.source.pmid, c.source.mesh) for c in stream.published] == [(1001, MESH[1:])]
+
+    stream.arrive()
+    await stream.sweep(datetime.now(UTC))
+    assert stream.published == []
+    rows = [row for row in stream.rows("preferences") if row["pmid"] == 1001]
+    assert [row["mesh"] for row in rows] == [list(MESH[:1]), list(MESH[1:])]
 
 
 async def test_a_record_that_went_on_before_is_only_taken_out(stream: Stream) -> None:

@@ -156,8 +156,9 @@ RETRACTED = PublicationType(ui="D016441", name="Retracted Publication")
         ("other", replace(KNOWN, retraction="erratum"), KNOWN, (True, None)),
         ("other", *[replace(KNOWN, retraction="erratum")] * 2, (False, None)),
         ("mesh", KNOWN, replace(KNOWN, mesh=9), (True, "MeSH changed")),
-        # Its first MeSH: there are no rows yet that other descriptors made.
-        ("mesh", replace(KNOWN, mesh=0), KNOWN, (False, None)),
+        ("mesh", replace(KNOWN, mesh=0), KNOWN, (True, "MeSH changed")),
+        ("text", KNOWN, replace(KNOWN, text=9, mesh=9), (True, "MeSH changed")),
+        ("mesh", KNOWN, replace(KNOWN, mesh=0), (True, "MeSH changed")),
         ("mesh", KNOWN, replace(KNOWN, mesh=9, retraction="retracted"), (True, "retracted")),
     ],
 )
