@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -286,7 +287,9 @@ class _Worker:
         while True:
             await asyncio.sleep(COMMIT_EVERY)
             await self.commit()
-            self._measure_lag()
+            # A rebalance may take a partition away, in the consumer's own thread, at any moment.
+            with suppress(AssertionError, AttributeError):
+                self._measure_lag()
             if self._held_back() and (waiting := self.acks.foremost()):
                 log.warning(
                     "%s: takes nothing more until %s partition %d offset %d is done",

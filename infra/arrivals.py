@@ -27,6 +27,8 @@ from streams.records import Unread
 
 # Entries that the reading process hands over at once.
 PORTION = 1000
+# Or as soon as they are this large, in bytes: they are one transaction, and held in memory.
+LARGEST = 8 << 20
 
 # An entry: what it is, PMID (0: unknown), version, which of `RETRACTIONS`, and the length of its
 # message or reason.
@@ -177,6 +179,7 @@ def _write_frames(path: Path, corpus: bool, order: int | None, skip: int, out: B
         )
         number = 0
         frame: list[bytes] = []
+        size = 0
         damage: DamagedFile | None = None
         while True:
             try:
@@ -187,9 +190,10 @@ def _write_frames(path: Path, corpus: bool, order: int | None, skip: int, out: B
                 number += 1
                 if number > skip:
                     frame.append(_framed(entry, order))
-            if len(frame) == PORTION or (frame and entry is None):
+                    size += len(frame[-1])
+            if len(frame) == PORTION or size >= LARGEST or (frame and entry is None):
                 _flush(out, frame, stream.tell())
-                frame = []
+                frame, size = [], 0
             if entry is None:
                 break
     told = [damage.position, damage.problem, damage.read] if damage else None
@@ -217,8 +221,9 @@ def _flush(out: BinaryIO, frame: list[bytes], read: int) -> None:
 
 
 def _main() -> None:
-    # Ctrl-C reaches this process too; it is the other one that decides when to stop.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # What is meant for the other process reaches this one too; that one decides when to stop.
+    for told in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(told, signal.SIG_IGN)
     out = sys.stdout.buffer
     try:
         for line in sys.stdin.buffer:

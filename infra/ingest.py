@@ -18,7 +18,7 @@ from collections.abc import (
     Iterator,
     Sequence,
 )
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import aclosing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Self, TypeVar, cast
@@ -136,8 +136,15 @@ class Session:
     async def commit(self, portion: Portion, progress: Progress) -> Progress:
         """As `Writer.commit`, until it is done."""
 
+        tried = False
+
         async def attempt() -> Progress:
+            nonlocal tried
             await self._open()
+            known = self.writer.progress.get(progress.id)
+            if tried and known and known.position == progress.position + portion.entries:
+                return known  # it was committed, and only the answer was lost
+            tried = True
             return await self.writer.commit(portion, progress)
 
         return await self._patiently(attempt)
@@ -175,16 +182,22 @@ class Session:
         progress = self._begin(unit)
         pmids: set[int] = set()
         try:
-            async for portion in _ahead(unit.read(progress.position)):
-                before = progress
-                progress = await self.writer.commit(portion, progress)
-                self._tell(unit, before, progress, portion)
-                if unit.held:
-                    pmids.update(a.pmid for a in portion.arrivals if a.message is not None)
+            async with aclosing(_ahead(unit.read(progress.position))) as portions:
+                async for portion in portions:
+                    before = progress
+                    progress = await self.writer.commit(portion, progress)
+                    self._tell(unit, before, progress, portion)
+                    if unit.held:
+                        pmids.update(a.pmid for a in portion.arrivals if a.message is not None)
+                        # What could not be read is there all the same.
+                        pmids.update(u.pmid for u in portion.unread if u.pmid)
         except (RequestFailed, DamagedFile, OSError) as error:
             reason = str(error) if not isinstance(error, OSError) else _os_error(unit, error)
             ended = replace(progress, state="failed", reason=reason, at=datetime.now(UTC))
             self.display.say(reason)
+            if isinstance(error, OSError) and not progress.position:
+                # A slip in a name, say, which nothing is to be kept of.
+                return ended
         else:
             held = pack_pmids(pmids) if unit.held else None
             ended = replace(progress, state="done", held=held, at=datetime.now(UTC))
@@ -245,7 +258,7 @@ class Session:
         raise AssertionError("pauses never end")
 
 
-async def _ahead(portions: AsyncIterator[Portion]) -> AsyncIterator[Portion]:
+async def _ahead(portions: AsyncIterator[Portion]) -> AsyncGenerator[Portion, None]:
     """The same portions, the next one on its way while one is worked on."""
     coming = asyncio.ensure_future(anext(portions, None))
     try:
@@ -280,7 +293,9 @@ def run(
     """
     logs.configure()
     # What its clients meet is told here, in a line of ours.
-    logging.getLogger("aiokafka").propagate = False
+    client = logging.getLogger("aiokafka")
+    client.propagate = False
+    client.addHandler(logging.NullHandler())
     metrics = Metrics(CollectorRegistry())
     ports = settings.ports
     served = serving("ingest", ports.host, ports.ingest, metrics.registry)
@@ -290,6 +305,9 @@ def run(
     except Misconfigured as error:
         console.print(str(error), markup=False, highlight=False, soft_wrap=True)
         return WRONG
+    except OSError as error:
+        console.print(f"{error.filename}: {error.strerror}", markup=False, soft_wrap=True)
+        return FAILED
     except (AlreadyRunning, BrokerUnreachable, KafkaError, RequestFailed, TopicError) as error:
         console.print(str(error), markup=False, highlight=False, soft_wrap=True)
         return FAILED

@@ -38,11 +38,11 @@ class Display:
         self._whole: TaskID | None = None
         self._what = ""
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.percentage:>3.0f} %"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[tally]}"),
+            TextColumn("{task.fields[tally]}", markup=False),
             console=console,
             transient=True,
             disable=not console.is_terminal,

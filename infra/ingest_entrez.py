@@ -69,12 +69,33 @@ async def entrez(
     writer = await session.ready()
     begun = datetime.now(UTC)
     last = writer.progress.get(id)
+    first, interrupted = since or BEGINNING, None
+    whole = last is None
+    if last:
+        left = date.fromordinal(last.position)
+        if last.state == "running":
+            interrupted = last.at
+        else:
+            left -= timedelta(days=session.settings.ncbi.overlap)
+        # A later day than that would leave a gap for ever.
+        first = min(since or left, left)
+        whole = last.state == "running" or first < left
+    poll = Progress(
+        id=id,
+        source="entrez",
+        what=query,
+        state="running",
+        position=first.toordinal(),
+        announced=None,
+        counts={},
+        at=interrupted or begun,
+    )
+    if whole:
+        # More than what the next run would read of itself: if this one does not end, that one does.
+        await session.publish(poll)
     failed = 0
     for progress in _failed(session, query):
         failed += await span_again(session, client, progress)
-    first = since or BEGINNING
-    if last and not since:
-        first = date.fromordinal(last.position) - timedelta(days=session.settings.ncbi.overlap)
     spans = [Span(query, "edat", first, begun.date())]
     if first > BEGINNING:
         spans.append(Span(query, "mdat", first, begun.date()))
@@ -82,16 +103,14 @@ async def entrez(
     for span in spans:
         # What is known is read again only where it has changed.
         known = len(spans) > 1 and span.datetype == "edat"
-        failed += await _span(session, client, span, corpus, read, pass_known=known)
+        failed += await _span(
+            session, client, span, corpus, read, pass_known=known, since=interrupted
+        )
     await session.came_up_to_date(
-        Progress(
-            id=id,
-            source="entrez",
-            what=query,
+        replace(
+            poll,
             state="failed" if failed else "done",
             position=begun.date().toordinal(),
-            announced=None,
-            counts={},
             reason=f"{failed} windows failed" if failed else None,
             at=begun,
         )
@@ -106,22 +125,29 @@ async def _span(
     read: set[int],
     *,
     pass_known: bool = False,
+    since: datetime | None = None,
 ) -> int:
     """Ingest a span, window by window; `read` are PMIDs not to be read again, and grows.
 
-    Returns how many windows failed.
+    Windows of days gone by that were read `since` then are passed over. Returns how many windows
+    failed.
     """
     failed = 0
     async for window in windows(client, span):
         if isinstance(window, Window):
+            before = session.writer.progress.get(_span_id(window.span, corpus))
+            read_since = since and before and before.state == "done" and before.at >= since
+            if since and read_since and window.span.last < since.date():
+                continue
             passed = read.intersection(window.found.pmids)
             if pass_known:
                 passed |= session.writer.held(window.found.pmids)
-            unit = _window(client, window, passed, corpus)
-            read.update(window.found.pmids)
+            progress = await session.run(_window(client, window, passed, corpus))
+            if progress.state == "done":
+                read.update(set(window.found.pmids) - passed)
         else:
-            unit = _unsearched(window.span, window.error, corpus)
-        failed += (await session.run(unit)).state == "failed"
+            progress = await session.run(_unsearched(window.span, window.error, corpus))
+        failed += progress.state == "failed"
     return failed
 
 
@@ -237,6 +263,7 @@ async def ask_again(
                 position=progress.position - len(asked),
             )
             progress = await session.commit(made, before)
+    session.failures += bool(progress.counts.get("failed"))
 
 
 class PmidListError(Exception):

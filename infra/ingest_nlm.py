@@ -1,9 +1,12 @@
 """Records from NLM's yearly baseline and its update files."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import UTC, datetime
+
+import numpy as np
 
 from infra.arrivals import Portion
 from infra.ingest import Session, Unit
@@ -52,8 +55,12 @@ async def _apply(session: Session, client: NlmFiles, files: Iterable[NlmFile]) -
     left = [file for file in files if session.state(_nlm_id(file)) != "done"]
     session.display.expect(len(left))
     failed = 0
-    for file in left:
+    for number, file in enumerate(left):
         failed += (await session.run(nlm_file(session, client, file))).state == "failed"
+        if failed and file.folder == "updatefiles":
+            # The next ones say what comes after it.
+            session.display.say(f"{len(left) - number - 1:,} files wait for {file.name}")
+            return len(left) - number
     return failed
 
 
@@ -75,14 +82,15 @@ def nlm_file(session: Session, client: NlmFiles, file: NlmFile) -> Unit:
         path.unlink()
 
     # Until its year's baseline is whole, its records have to be known: they are NLM's still.
-    reloaded = session.state(_reload_id(file)) == "done"
+    begun = corpus or session.writer.holding(f"nlm:baseline/pubmed{file.order // 10_000:02}n")
+    held = bool(begun) and session.state(_reload_id(file)) != "done"
     return Unit(
         id=_nlm_id(file),
         source="nlm",
         what=file.name,
         read=read,
-        resumable=reloaded,
-        held=not reloaded,
+        resumable=not held,
+        held=held,
     )
 
 
@@ -93,10 +101,8 @@ def _missing(session: Session, held: list[NlmFile], updated: list[NlmFile]) -> l
     ]
     newest = max((file.order for file in updated), default=0) // 10_000
     of_year = [name for name in applied if (file_order(name) or 0) // 10_000 == newest]
-    return [
-        *gaps((file.name for file in held), first=1),
-        *gaps([*(file.name for file in updated), *of_year]),
-    ]
+    names = [*(file.name for file in (*held, *updated)), *of_year]
+    return gaps(names, first=1 if held else None)
 
 
 async def _reload(session: Session, held: list[NlmFile], updated: list[NlmFile]) -> None:
@@ -107,7 +113,10 @@ async def _reload(session: Session, held: list[NlmFile], updated: list[NlmFile])
     files = [file for file in held if file.order // 10_000 == year]
     id = _reload_id(held[-1])
     done = [session.state(_nlm_id(file)) for file in files]
-    if session.state(id) == "done" or any(state != "done" for state in done):
+    if session.state(id) == "done":
+        await _forget(session)
+        return
+    if any(state != "done" for state in done):
         return
     # While NLM is still writing a baseline, its last files are not there yet. The update files of
     # a year go on where its baseline ends.
@@ -120,8 +129,14 @@ async def _reload(session: Session, held: list[NlmFile], updated: list[NlmFile])
         return
     of_year = session.writer.holding(f"nlm:baseline/pubmed{year:02}n")
     of_year += session.writer.holding(f"nlm:updatefiles/pubmed{year:02}n")
-    holds = {pmid for p in of_year for pmid in unpack_pmids(p.held or "")}
-    gone = session.writer.not_in(holds, before_order=year * 10_000)
+    if any(unread.pmid is None for progress in of_year for unread in progress.unread):
+        session.display.say(
+            f"baseline of 20{year:02}: nothing is deleted, since it has citations whose PMID could "
+            "not be read"
+        )
+        return
+    holds = np.concatenate([np.array(unpack_pmids(p.held or ""), np.int64) for p in of_year])
+    gone = await asyncio.to_thread(session.writer.not_in, holds, year * 10_000)
     await session.remove(
         gone,
         Progress(
@@ -135,6 +150,11 @@ async def _reload(session: Session, held: list[NlmFile], updated: list[NlmFile])
             at=datetime.now(UTC),
         ),
     )
+    await _forget(session)
+
+
+async def _forget(session: Session) -> None:
+    """Which PMIDs the files hold need not be known any more."""
     for progress in session.writer.holding("nlm:"):
         await session.publish(replace(progress, held=None))
 

@@ -7,7 +7,9 @@ from infra.entrez import Entrez
 from infra.ingest import Session
 from infra.ingest_entrez import NOT_GIVEN, ask_again, is_corpus, listed, span_again
 from infra.ingest_nlm import nlm_file
+from infra.ncbi_requests import RequestFailed
 from infra.nlm_files import NlmFile, NlmFiles
+from infra.pubmed_xml import DamagedFile
 from streams.life import unpack_pmids
 from streams.records import Progress
 
@@ -21,7 +23,11 @@ async def retry(session: Session, client: Callable[[], Entrez], nlm_files: NlmFi
     for progress in list(session.writer.progress.values()):
         wanted = [u.pmid for u in progress.unread if u.pmid and u.reason == NOT_GIVEN]
         if wanted:
-            await ask_again(session, client(), progress, wanted)
+            try:
+                await ask_again(session, client(), progress, wanted)
+            except (RequestFailed, DamagedFile) as error:
+                session.display.say(f"{progress.what}: {error}")
+                session.failures += 1
 
 
 async def _retry(
@@ -40,3 +46,4 @@ async def _retry(
         await session.run(nlm_file(session, nlm_files, file))
     elif kind == "files":
         session.display.say(f"{progress.what}: mend the file and run `kailin ingest files` on it")
+        session.failures += 1

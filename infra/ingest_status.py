@@ -90,7 +90,9 @@ def render(status: IngestStatus) -> RenderableType:
         for column in ("followed", "up to date as of", "behind", ""):
             table.add_column(column)
         for source in status.followed:
-            as_of = f"{source.as_of:%Y-%m-%d %H:%M} UTC" if source.as_of else "[red]failed[/]"
+            as_of = "[red]failed[/]" if source.trouble else "being read"
+            if source.as_of:
+                as_of = f"{source.as_of:%Y-%m-%d %H:%M} UTC"
             behind = "" if source.behind_seconds is None else _span(source.behind_seconds)
             table.add_row(escape(source.what), as_of, behind, escape(source.trouble or ""))
         parts.append(table)

@@ -46,7 +46,8 @@ class Turn(ConsumerRebalanceListener):  # type: ignore[misc]
 
     def __init__(self, settings: Settings, name: str) -> None:
         self._settings = settings
-        digest = hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
+        place = f"{settings.data.resolve()} {name}"
+        digest = hashlib.blake2b(place.encode(), digest_size=8).hexdigest()
         self._instance = f"{socket.gethostname()}-{digest}"
         self._consumer: AIOKafkaConsumer | None = None
         self._assigned = asyncio.Event()
@@ -66,6 +67,8 @@ class Turn(ConsumerRebalanceListener):  # type: ignore[misc]
             partition_assignment_strategy=[_in_line(lambda: self._since)],
             session_timeout_ms=int(SESSION * 1000),
             heartbeat_interval_ms=1000,
+            # It never asks for messages, and is not to be thought dead for that.
+            max_poll_interval_ms=10**12,
             enable_auto_commit=False,
             auto_offset_reset="latest",
             **client_arguments(self._settings),
@@ -120,8 +123,7 @@ class Turn(ConsumerRebalanceListener):  # type: ignore[misc]
     def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
         partitions = list(assigned)
         self._holding = bool(partitions)
-        if self._holding:
-            self._since = 0.0
+        self._since = 0.0 if self._holding else self._since or time.time()
         if partitions and self._consumer:
             # It is a token, not messages, that is wanted here.
             self._consumer.pause(*partitions)

@@ -9,13 +9,16 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Self, cast
 
+import numpy as np
+import orjson
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError, ProducerFenced
+from numpy.typing import NDArray
 
 from consumers.delivery import BATCH_OVERHEAD, broker_away, key_and_value
 from infra.arrivals import Arrival, Portion
@@ -35,8 +38,10 @@ log = logging.getLogger(__name__)
 STATE = "state"
 # What changes nothing and is not published.
 SILENT = ("unchanged", "older")
-# Citations that fail are listed by PMID, as many as a message holds; all are counted.
-MOST_UNREAD = 5000
+# Citations that fail are listed by PMID with a reason, as many as fit a message; all are counted.
+MOST_REASON, MOST_LISTED = 200, 700_000
+# How long, in seconds, a broker is waited for where nothing depends on its answer.
+GRACE = 5.0
 # Seconds for the broker to end a transaction whose process is gone.
 TRANSACTION_TIMEOUT = 60.0
 
@@ -90,15 +95,20 @@ class Writer:
         except KafkaError as error:
             await self.close()
             raise _verdict(error) from error
+        except BaseException:
+            await self.close()
+            raise
 
     async def close(self) -> None:
         """Write no more; what is known is kept, so that the next `open` is quick."""
         producer, self._producer = self._producer, None
         if producer:
             try:
-                await producer.stop()
-            except KafkaError as error:
+                # It waits for a broker that is away for as long as that is.
+                await asyncio.wait_for(producer.stop(), GRACE)
+            except (KafkaError, TimeoutError) as error:
                 log.info("the producer ended without a goodbye: %r", error)
+                await producer.client.close()
 
     async def commit(self, portion: Portion, progress: Progress) -> Progress:
         """Publish what a portion changes, and the progress with it; returns that.
@@ -128,7 +138,7 @@ class Writer:
             progress,
             position=progress.position + portion.entries,
             counts=dict(counts),
-            unread=(*progress.unread, *unread)[:MOST_UNREAD],
+            unread=_listed(progress.unread, unread),
             at=datetime.now(UTC),
         )
         await self._publish(messages, made)
@@ -159,12 +169,14 @@ class Writer:
                 f"{size:,} bytes, and topic {self._name(ARTICLES)} takes "
                 f"{ARTICLES.max_message:,} at most",
             )
-        messages.append((ARTICLES, key, value, [(STATE, state)]))
+        made: list[_Message] = [(ARTICLES, key, value, [(STATE, state)])]
         alters, reason = withdrawn(change, before, after)
         if alters:
             retraction = _retraction(arrival, reason)
-            key, value = key_and_value(RETRACTIONS, retraction, RETRACTIONS.name)
-            messages.append((RETRACTIONS, key, value, []))
+            made.append(
+                (RETRACTIONS, *key_and_value(RETRACTIONS, retraction, RETRACTIONS.name), [])
+            )
+        messages += made
         changed[arrival.pmid] = state
         return change
 
@@ -190,15 +202,15 @@ class Writer:
             if state and not unpack(state).deleted
         }
 
-    def not_in(self, pmids: Collection[int], before_order: int) -> list[int]:
+    def not_in(self, pmids: NDArray[np.int64], before_order: int) -> list[int]:
         """PMIDs of records that are none of these and came last from a file before this order."""
         known, states = self._known.all()
+        others = np.flatnonzero(~np.isin(known, pmids))
         found = []
-        for pmid, state in zip(known.tolist(), states, strict=True):
-            if pmid not in pmids:
-                at = unpack(state.tobytes())
-                if not at.deleted and 0 < at.order < before_order:
-                    found.append(pmid)
+        for place in others.tolist():
+            at = unpack(states[place].tobytes())
+            if not at.deleted and 0 < at.order < before_order:
+                found.append(int(known[place]))
         return found
 
     async def _publish(self, messages: "Sequence[_Message]", progress: Progress) -> None:
@@ -206,12 +218,14 @@ class Writer:
         producer = cast(AIOKafkaProducer, self._producer)
         key, value = key_and_value(PROGRESS, progress, PROGRESS.name)
         try:
-            async with producer.transaction():
-                sent = [
-                    await producer.send(self._name(topic), value, key=key, headers=headers)
-                    for topic, key, value, headers in (*messages, (PROGRESS, key, value, []))
-                ]
-                await asyncio.gather(*sent)
+            # One that fails is not aborted here: whoever opens a writer next does that.
+            await producer.begin_transaction()
+            sent = [
+                await producer.send(self._name(topic), value, key=key, headers=headers)
+                for topic, key, value, headers in (*messages, (PROGRESS, key, value, []))
+            ]
+            await asyncio.gather(*sent)
+            await producer.commit_transaction()
         except ProducerFenced:
             raise TurnLost from None
         except KafkaError as error:
@@ -224,21 +238,22 @@ class Writer:
     async def _catch_up(self) -> None:
         """Read what was committed since this writer last looked."""
         if self._reader is None:
-            self._reader = AIOKafkaConsumer(
+            reader = AIOKafkaConsumer(
                 **client_arguments(self._settings),
                 isolation_level="read_committed",
                 enable_auto_commit=False,
                 auto_offset_reset="earliest",
                 max_partition_fetch_bytes=4 * MIB,
             )
-            await start(self._reader, self._settings)
-            self._reader.assign(
+            await start(reader, self._settings)
+            reader.assign(
                 [
                     TopicPartition(self._name(topic), number)
                     for topic in (ARTICLES, PROGRESS)
                     for number in range(topic.partitions)
                 ]
             )
+            self._reader = reader
         began, read = time.monotonic(), 0
         partitions = list(self._reader.assignment())
         ends = await self._reader.end_offsets(partitions)
@@ -281,6 +296,14 @@ class Writer:
 
 
 _Message = tuple[Topic, bytes, bytes | None, list[tuple[str, bytes]]]
+
+
+def _listed(before: Sequence[Unread], more: Sequence[Unread]) -> tuple[Unread, ...]:
+    """What is listed already and as much more as there is room for."""
+    listed = [*before, *(replace(unread, reason=unread.reason[:MOST_REASON]) for unread in more)]
+    while listed and len(orjson.dumps(listed)) > MOST_LISTED:
+        del listed[len(listed) * 9 // 10 :]
+    return tuple(listed)
 
 
 def _retraction(arrival: Arrival, reason: str | None) -> Retraction:

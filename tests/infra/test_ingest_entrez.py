@@ -3,6 +3,8 @@
 The sum is exact: what esearch announced is what was published, was known already, or is listed.
 """
 
+import os
+import signal
 import uuid
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -111,6 +113,39 @@ def test_a_second_run_reads_only_what_is_new_or_changed(settings: Settings):
         # Two windows, what is new, what has changed: nothing of the 300 is fetched again.
         assert sum(a.endpoint == "efetch" for a in server.asked) <= 2
         assert len(server.asked) <= 5
+
+
+def test_a_record_that_entered_and_changed_within_the_overlap_is_read_again(settings: Settings):
+    old = records(20, first=TODAY)
+    with running_ncbi(old) as server:
+        asked = asking(settings, fast(server))
+        assert entrez(asked) == 0
+        server.holdings.put(replace(old[4], title="Asthma, revised.", mdat=TODAY))
+        assert entrez(asked) == 0
+        assert published(settings).changes(old[4].pmid) == ["new", "text"]
+
+
+def test_an_interrupted_first_run_is_gone_on_with_and_leaves_no_gap(settings: Settings):
+    """A later run, of a few days only, must not take the rest for read."""
+    with running_ncbi(records(12_000, first=date(2026, 1, 1), days=200)) as server:
+        asked = asking(settings, fast(server))
+
+        def stopping(asked: Asked) -> Fault | None:
+            if asked.endpoint == "efetch" and asked.number > 12:
+                os.kill(os.getpid(), signal.SIGINT)
+            return None
+
+        server.script = stopping
+        assert entrez(asked) == 1
+        before = published(settings).alive()
+        assert 0 < len(before) < 12_000
+        server.script = lambda _: None
+        server.asked.clear()
+        assert entrez(asked, since=TODAY) == 0
+        assert_exact(published(settings), server)
+        # What was read is not read again.
+        fetched = sum(a.endpoint == "efetch" for a in server.asked)
+        assert fetched <= (12_000 - len(before)) / 2000 + 4
 
 
 def test_a_window_that_fails_is_listed_and_read_by_a_retry(

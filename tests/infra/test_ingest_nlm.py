@@ -1,5 +1,7 @@
 """`kailin ingest nlm` on a real broker and a server with NLM's file tree."""
 
+import gzip
+import re
 import uuid
 from dataclasses import replace
 from pathlib import Path
@@ -100,6 +102,24 @@ def test_a_gap_in_the_sequence_is_named_and_what_comes_late_is_put_in_its_place(
         assert found.progress["poll:nlm:updates"].unread == ()
 
 
+def test_a_record_that_a_new_baseline_holds_unreadably_is_kept(settings: Settings):
+    with running_ncbi() as server:
+        fill(server)
+        asked = asking(settings, server)
+        assert nlm(asked) == 0
+        fill(server, year=27, gone={5})
+        whole = gzip.decompress(server.tree[f"baseline/{name(1, 27)}"])
+        # No article in it, so that it makes no record.
+        rest = re.compile(rb"(<PMID[^>]*>6</PMID>).*?(</MedlineCitation>)", re.DOTALL)
+        broken = rest.sub(rb"\1\2", whole, count=1)
+        assert broken != whole
+        server.publish("baseline", name(1, 27), content=gzip.compress(broken))
+        assert nlm(asked) == 1
+        alive = published(settings).alive()
+        assert 5 not in alive
+        assert 6 in alive
+
+
 def test_a_new_baseline_removes_what_it_no_longer_holds(
     settings: Settings, capsys: pytest.CaptureFixture[str]
 ):
@@ -128,7 +148,23 @@ def test_a_new_baseline_removes_what_it_no_longer_holds(
         assert published(settings).changes(5) == ["new", "deleted"]
 
 
-def test_a_file_that_cannot_be_had_is_listed_and_the_next_ones_are_applied(
+def test_what_comes_after_an_update_file_that_failed_waits_for_it(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+):
+    with running_ncbi() as server:
+        server.publish("updatefiles", name(3), [Record(pmid=1, title="First.")])
+        server.publish("updatefiles", name(4), [], [(1, 1)])
+        server.publish("updatefiles", name(5), [Record(pmid=1, title="First.")])
+        server.script = in_turn(*[Fault(status=503)] * 6, endpoint=name(4))
+        asked = asking(settings, server)
+        assert nlm(asked, baseline=False) == 1
+        assert f"1 files wait for {name(4)}" in capsys.readouterr().err
+        assert published(settings).changes(1) == ["new"]
+        assert nlm(asked, baseline=False) == 0
+        assert published(settings).changes(1) == ["new", "deleted", "reinstated"]
+
+
+def test_a_baseline_file_that_cannot_be_had_is_listed_and_the_others_are_applied(
     settings: Settings, capsys: pytest.CaptureFixture[str]
 ):
     with running_ncbi() as server:
