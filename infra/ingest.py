@@ -135,14 +135,14 @@ class Session:
 
     async def commit(self, portion: Portion, progress: Progress) -> Progress:
         """As `Writer.commit`, until it is done."""
-
         tried = False
 
         async def attempt() -> Progress:
             nonlocal tried
             await self._open()
             known = self.writer.progress.get(progress.id)
-            if tried and known and known.position == progress.position + portion.entries:
+            done = progress.position + portion.entries
+            if tried and portion.entries and known and known.position == done:
                 return known  # it was committed, and only the answer was lost
             tried = True
             return await self.writer.commit(portion, progress)

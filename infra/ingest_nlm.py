@@ -129,7 +129,8 @@ async def _reload(session: Session, held: list[NlmFile], updated: list[NlmFile])
         return
     of_year = session.writer.holding(f"nlm:baseline/pubmed{year:02}n")
     of_year += session.writer.holding(f"nlm:updatefiles/pubmed{year:02}n")
-    if any(unread.pmid is None for progress in of_year for unread in progress.unread):
+    nameless = [unread for p in of_year for unread in p.unread if unread.pmid is None]
+    if nameless or not of_year:
         session.display.say(
             f"baseline of 20{year:02}: nothing is deleted, since it has citations whose PMID could "
             "not be read"
