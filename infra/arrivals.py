@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO, Self, cast
+from typing import BinaryIO, cast
 
 import orjson
 
@@ -89,16 +89,10 @@ def _gone(version: int, order: int | None) -> State:
 
 
 class Reader:
-    """Reads files in a process of its own, one after the other. Use as an async context manager."""
+    """Reads files in a process of its own, one after the other; `end` ends that."""
 
     def __init__(self) -> None:
         self._process: asyncio.subprocess.Process | None = None
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *exception: object) -> None:
-        await self._end()
 
     async def start(self) -> asyncio.subprocess.Process:
         """The process, which takes a moment to be ready to read."""
@@ -142,9 +136,10 @@ class Reader:
         finally:
             if not whole:
                 # It is in the middle of a file that nobody wants any more.
-                await self._end()
+                await self.end()
 
-    async def _end(self) -> None:
+    async def end(self) -> None:
+        """End the process, whatever it is at."""
         process, self._process = self._process, None
         if process:
             with suppress(ProcessLookupError):

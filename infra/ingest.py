@@ -97,8 +97,9 @@ class Session:
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        await self.reader.__aexit__(*exception)
-        await self.writer.__aexit__(*exception)
+        await self.reader.end()
+        await self.writer.end()
+        await self._turn.leave()
 
     async def ready(self) -> Writer:
         """The writer, once it is this process's turn and all that was committed is known."""

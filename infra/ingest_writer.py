@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Self, cast
+from typing import cast
 
 import numpy as np
 import orjson
@@ -49,6 +49,8 @@ TRANSACTION_TIMEOUT = 60.0
 class Writer:
     """The one process of a deployment that writes `pubmed.articles`, from `open` to `close`.
 
+    To be ended with `end`.
+
     `progress` holds what was committed for every file and window, by id.
     """
 
@@ -59,15 +61,6 @@ class Writer:
         self._producer: AIOKafkaProducer | None = None
         self._reader: AIOKafkaConsumer | None = None
         self.progress: dict[str, Progress] = {}
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *exception: object) -> None:
-        await self.close()
-        if self._reader:
-            await self._reader.stop()
-        await self._turn.leave()
 
     @property
     def is_open(self) -> bool:
@@ -109,6 +102,12 @@ class Writer:
             except (KafkaError, TimeoutError) as error:
                 log.info("the producer ended without a goodbye: %r", error)
                 await producer.client.close()
+
+    async def end(self) -> None:
+        """Write no more, and know nothing any more."""
+        await self.close()
+        if self._reader:
+            await self._reader.stop()
 
     async def commit(self, portion: Portion, progress: Progress) -> Progress:
         """Publish what a portion changes, and the progress with it; returns that.
