@@ -58,13 +58,16 @@ def start(config: Path, *command: str) -> "subprocess.Popen[bytes]":
     )
 
 
-def kill_again_and_again(config: Path, *command: str) -> int:
+def kill_again_and_again(server: NcbiServer, config: Path, *command: str) -> int:
     """Kills the ingest at random moments of its work, then lets it end; how often it had work."""
     dice = random.Random(SEED)
     alive_at_kill = 0
     for _ in range(KILLS):
+        asked = len(server.asked)
         process = start(config, *command)
-        time.sleep(dice.uniform(1.5, 4.5))
+        while process.poll() is None and len(server.asked) == asked:
+            time.sleep(0.02)
+        time.sleep(dice.uniform(0.0, 0.6))
         alive_at_kill += process.poll() is None
         # The process alone: what it started has to end by itself.
         process.kill()
@@ -95,8 +98,8 @@ def test_nlms_files_survive_twenty_kills(server: NcbiServer, config: Path):
         new = records(1000, first_pmid=100_000 + number * 1000)
         gone = [(pmid, 1) for pmid in range(20_000 + number * 10, 20_010 + number * 10)]
         server.publish("updatefiles", f"pubmed26n{number + 9:04}.xml.gz", [*revised, *new], gone)
-    interrupted = kill_again_and_again(config, "nlm", "--baseline", "--updates")
-    assert interrupted >= 5
+    interrupted = kill_again_and_again(server, config, "nlm", "--baseline", "--updates")
+    assert interrupted >= 10
     settings = load(config)
     found = published(settings)
     expected = {*range(1, 24_001), *range(100_000, 108_000)} - {*range(20_000, 20_080)}
@@ -116,8 +119,8 @@ def test_nlms_files_survive_twenty_kills(server: NcbiServer, config: Path):
 
 def test_windows_survive_twenty_kills(server: NcbiServer, config: Path):
     server.holdings.put(*records(12_000, first=date(2026, 1, 1), days=100))
-    interrupted = kill_again_and_again(config, "entrez", "--query", "asthma")
-    assert interrupted >= 5
+    interrupted = kill_again_and_again(server, config, "entrez", "--query", "asthma")
+    assert interrupted >= 10
     found = published(load(config))
     assert found.alive() == {pmid: r.version for pmid, r in server.holdings.all.items()}
     assert {len(states) for states in found.states.values()} == {1}
