@@ -7,12 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
 from streams.citation import Article
-from streams.records import (
-    DeadLetter,
-    Progress,
-    Record,
-    Retraction,
-)
+from streams.records import Alignments, Contexts, Ideal, Preference, Questions, Record
 from streams.topics import Topic
 
 R = TypeVar("R", bound=Record)
@@ -39,9 +34,12 @@ class Message(Generic[R]):
 
 def arrival(record: Record) -> datetime | None:
     """When what a record is about arrived; without a zone it is taken as UTC. Some have none."""
-    if isinstance(record, DeadLetter | Retraction | Progress):
+    if isinstance(record, Article):
+        arrived = record.arrived
+    elif isinstance(record, Questions | Contexts | Alignments | Preference | Ideal):
+        arrived = record.source.arrived
+    else:
         return None
-    arrived = record.arrived if isinstance(record, Article) else record.source.arrived
     return arrived.replace(tzinfo=arrived.tzinfo or UTC)
 
 
@@ -50,7 +48,8 @@ class Stage(Generic[R]):
     """A stage: from which topic, through which handler, to which topic.
 
     `handle` raises `Transient` to be called again later, `Invalid` to have the message set aside.
-    It sees tombstones only if `tombstones` is set. `observe` is called with a message and what the
+    It sees tombstones only if `tombstones` is set. `window` is how many messages it takes at once,
+    where that is not the policy's. `observe` is called with a message and what the
     handler made of it once the broker has that, for the stage's own metrics.
     """
 
@@ -60,6 +59,7 @@ class Stage(Generic[R]):
     handle: Callable[[Message[R]], Awaitable[Sequence[Record]]]
     observe: Callable[[Message[R], Sequence[Record]], None] | None = None
     tombstones: bool = False
+    window: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

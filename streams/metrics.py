@@ -210,6 +210,110 @@ class Metrics:
             registry=registry,
         )
 
+        # Answer.
+        self.ideals = Counter(
+            "kailin_ideals_total",
+            "Records that θ3 asked about, by outcome (as in the record) and reason.",
+            ["outcome", "reason"],
+            registry=registry,
+        )
+        self.ideal_score = Histogram(
+            "kailin_ideal_score",
+            "Alignment of the questions that θ3 asked.",
+            ["revision"],
+            buckets=SCORES,
+            registry=registry,
+        )
+        self.answers = Counter(
+            "kailin_answers_total",
+            "Questions answered, by what the answer was (yes, no, maybe, or why it is none).",
+            ["answerer", "decision"],
+            registry=registry,
+        )
+        self.spent_money = Gauge(
+            "kailin_spent_money",
+            "Cost of a model's answers in this month (UTC), in the currency of its prices.",
+            ["model"],
+            registry=registry,
+        )
+        self.spent_tokens = Gauge(
+            "kailin_spent_tokens",
+            "Tokens of a model's answers in this month (UTC), by kind (prompt, completion).",
+            ["model", "kind"],
+            registry=registry,
+        )
+        self.budget_left = Gauge(
+            "kailin_budget_left_ratio",
+            "Part of the month's budget that is left, of money or tokens, 1 where there is none.",
+            ["of"],
+            registry=registry,
+        )
+        self.backlog_waiting = Gauge(
+            "kailin_backlog_waiting",
+            "1 while the backlog waits, by what for (theta3, live records).",
+            ["reason"],
+            registry=registry,
+        )
+
+        # The trainer, and what it starts.
+        self.training_rows = Gauge(
+            "kailin_training_new_rows",
+            "Rows of a target's table since the data of its last job.",
+            ["target"],
+            registry=registry,
+        )
+        self.training_state = Gauge(
+            "kailin_training_due",
+            "1 where a job of this target is in this state (due, running, waiting, stopped).",
+            ["target", "state"],
+            registry=registry,
+        )
+        self.jobs = Counter(
+            "kailin_jobs_total",
+            "Jobs that ended, by how (passed, blocked, failed).",
+            ["target", "outcome"],
+            registry=registry,
+        )
+        self.job_seconds = Histogram(
+            "kailin_job_seconds",
+            "Time of one step of a job (train, register, gate).",
+            ["target", "step"],
+            buckets=AGES,
+            registry=registry,
+        )
+        self.gate_rate = Gauge(
+            "kailin_gate_win_ratio",
+            "The last candidate's win rate over the champion (estimate, lower, upper).",
+            ["target", "figure"],
+            registry=registry,
+        )
+        self.gate_blocked_in_a_row = Gauge(
+            "kailin_gate_blocked_in_a_row",
+            "Candidates blocked since one last passed.",
+            ["target"],
+            registry=registry,
+        )
+
+        # The deployer, and who follows it.
+        self.serving_revision = Gauge(
+            "kailin_serving_revision",
+            "The registered version that serves as a generator, as this process knows it; 0: none.",
+            ["generator"],
+            registry=registry,
+        )
+        self.deployments = Counter(
+            "kailin_deployments_total",
+            "Attempts to put a model in place, by outcome (done, failed).",
+            ["generator", "outcome"],
+            registry=registry,
+        )
+        self.deployment_failing = Gauge(
+            "kailin_deployment_failing",
+            "1 while the champion cannot be put in place and another model, or none, still serves.",
+            ["generator"],
+            registry=registry,
+        )
+
         # The supervisor.
         self.component_up = Gauge(
             "kailin_component_up", "1 while a component is ready.", ["component"], registry=registry

@@ -47,13 +47,16 @@ def choose(alignments: Sequence[Alignment], margin: float) -> Choice:
     return Choice("preference", None, (chosen, rejected))
 
 
+def telling(alignments: Sequence[Alignment]) -> str:
+    """Of the reasons why these alignments have no score, the one that explains most."""
+    reasons = {alignment.unscored for alignment in alignments}
+    return next((reason for reason in TELLING if reason in reasons), "unscored")
+
+
 def _question(alignment: Alignment) -> str:
     """The question's text, with neither case nor spacing."""
     return " ".join((alignment.retrieval.candidate.question or "").split()).casefold()
 
 
 def _reason(alignments: Sequence[Alignment]) -> str:
-    if len(alignments) < 2:
-        return "single candidate"
-    reasons = {alignment.unscored for alignment in alignments}
-    return next((reason for reason in TELLING if reason in reasons), "unscored")
+    return "single candidate" if len(alignments) < 2 else telling(alignments)

@@ -1,9 +1,9 @@
 """Every record that flows, as frozen dataclasses.
 
 Messages grow by what each stage adds and carry what the next needs, so that no stage looks back:
-`Article` → `Questions` → `Contexts` → `Alignments` → `Preference`. Names are those of the KAILIN
-paper: θ1, θ2 and θ3 are `theta1`, `theta2` and `theta3`, d is the `Source`, q the question of a
-`Candidate`, c the `passages` of a `Retrieval`.
+`Article` → `Questions` → `Contexts` → `Alignments` → `Preference` or `Ideal`. Names are those of
+the KAILIN paper: θ1, θ2 and θ3 are `theta1`, `theta2` and `theta3`, d is the `Source`, q the
+question of a `Candidate`, c the `passages` of a `Retrieval`, a the `Answer`.
 """
 
 import hashlib
@@ -15,12 +15,15 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from streams.citation import PMID, Article, Descriptors, Int64
+from streams.learning import Job, Serving, Spending, TrainingData, Verdict
 
 Unit = Annotated[float, Field(ge=0.0, le=1.0)]
 
 Role = Literal["preference", "ideal"]
 SearchMode = Literal["bm25", "dense", "hybrid"]
 Outcome = Literal["preference", "tie", "unscorable"]
+IdealOutcome = Literal["ideal", "below the gate", "unscorable"]
+Decision = Literal["yes", "no", "maybe"]
 ProgressState = Literal["running", "done", "failed"]
 
 
@@ -101,11 +104,42 @@ class Retrieval:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a static model θS answered to a question with its context (KAILIN, Figure 3).
+
+    Exactly one of `decision` and `rejected`, why no attempt could be read, is set; `long` is the
+    explanation, where the prompt asks for one. `seed` is that of the last attempt; the token counts
+    are sums over all of them.
+    """
+
+    answerer: str
+    model: str
+    revision: str
+    prompt: str
+    temperature: float
+    top_p: float
+    max_tokens: Int64
+    seed: Int64
+    attempts: Int64
+    prompt_tokens: Int64
+    completion_tokens: Int64
+    decision: Decision | None = None
+    long: str | None = None
+    rejected: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Contexts:
+    """`answer` is what was answered before to contexts that are scored again: it is not paid twice.
+
+    MeSH has no part in it, so it stays true whatever the record's or a passage's is now.
+    """
+
     id: str
     role: Role
     source: Source
     retrievals: tuple[Retrieval, ...]
+    answer: Answer | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +156,10 @@ class Alignment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alignments:
-    """`edition` names the MeSH edition and `frequency` the option of eq. 1 that scores are of."""
+    """`edition` names the MeSH edition and `frequency` the option of eq. 1 that scores are of.
+
+    `answer` is that of the contexts, where they have one.
+    """
 
     id: str
     role: Role
@@ -130,6 +167,7 @@ class Alignments:
     edition: str
     frequency: str
     alignments: tuple[Alignment, ...]
+    answer: Answer | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +185,26 @@ class Preference:
     outcome: Outcome
     reason: str | None
     alignments: tuple[Alignment, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ideal:
+    """What became of a record that θ3 asked about: for an `ideal` one {q, c}, with a where asked.
+
+    `floor` is the least alignment that passes. `alignments` holds the one there is, or none for a
+    record that was not asked about; `reason` says why it is not ideal. `answer` is None where no
+    static model was asked; what is not ideal keeps one that it had, see `Contexts`.
+    """
+
+    id: str
+    source: Source
+    edition: str
+    frequency: str
+    floor: float
+    outcome: IdealOutcome
+    reason: str | None
+    alignments: tuple[Alignment, ...]
+    answer: Answer | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,13 +280,32 @@ type_names = {
     Contexts: "contexts",
     Alignments: "alignments",
     Preference: "preference",
+    Ideal: "ideal",
     DeadLetter: "dead_letter",
     Retraction: "retraction",
     Progress: "progress",
+    TrainingData: "training_data",
+    Job: "job",
+    Verdict: "verdict",
+    Serving: "serving",
+    Spending: "spending",
 }
 
 Record = (
-    Article | Questions | Contexts | Alignments | Preference | DeadLetter | Retraction | Progress
+    Article
+    | Questions
+    | Contexts
+    | Alignments
+    | Preference
+    | Ideal
+    | DeadLetter
+    | Retraction
+    | Progress
+    | TrainingData
+    | Job
+    | Verdict
+    | Serving
+    | Spending
 )
 
 

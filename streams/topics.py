@@ -4,10 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from streams.citation import Article
+from streams.learning import Job, Serving, Spending, TrainingData, Verdict
 from streams.records import (
     Alignments,
     Contexts,
     DeadLetter,
+    Ideal,
     Preference,
     Progress,
     Questions,
@@ -39,9 +41,9 @@ class Topic:
 def _pmid(record: Record) -> bytes:
     if isinstance(record, Article | Retraction):
         return b"%d" % record.pmid
-    if isinstance(record, DeadLetter | Progress):
-        raise TypeError(f"{type(record).__name__} is not keyed by PMID")
-    return b"%d" % record.source.pmid
+    if isinstance(record, Questions | Contexts | Alignments | Preference | Ideal):
+        return b"%d" % record.source.pmid
+    raise TypeError(f"{type(record).__name__} is not keyed by PMID")
 
 
 def _origin(record: Record) -> bytes:
@@ -51,9 +53,22 @@ def _origin(record: Record) -> bytes:
 
 
 def _id(record: Record) -> bytes:
-    if not isinstance(record, Progress):
-        raise TypeError(f"{type(record).__name__} is not a progress")
+    if not isinstance(record, Progress | Job):
+        raise TypeError(f"{type(record).__name__} has no key of its own")
     return record.id.encode()
+
+
+def _about(record: Record) -> bytes:
+    """What a message of the learning loop is about."""
+    if isinstance(record, TrainingData):
+        return record.table.encode()
+    if isinstance(record, Verdict):
+        return record.job.encode()
+    if isinstance(record, Serving):
+        return record.generator.encode()
+    if isinstance(record, Spending):
+        return f"{record.month}/{record.model}/{record.worker}".encode()
+    raise TypeError(f"{type(record).__name__} is not of the learning loop")
 
 
 # A state says what is new in it, so a stage must see each one: it has as long for that as it has
@@ -74,6 +89,7 @@ ALIGNMENTS = Topic(
 PREFERENCES = Topic(
     name="preferences", record=Preference, key=_pmid, partitions=6, retention=30 * DAY
 )
+IDEAL = Topic(name="ideal", record=Ideal, key=_pmid, partitions=6, retention=30 * DAY)
 # A dead letter holds another topic's message in base64, so it is given room for one.
 DEAD_LETTERS = Topic(
     name="dead.letters",
@@ -88,13 +104,28 @@ RETRACTIONS = Topic(name="retractions", record=Retraction, key=_pmid, partitions
 # One partition: who reads it to its end knows all that was committed before.
 PROGRESS = Topic(name="ingest.progress", record=Progress, key=_id, partitions=1, compact=True)
 
+# The learning loop. What is compacted has one partition: who reads it to its end knows all.
+TRAINING_DATA = Topic(
+    name="training.data", record=TrainingData, key=_about, partitions=1, retention=30 * DAY
+)
+JOBS = Topic(name="training.jobs", record=Job, key=_id, partitions=1, compact=True)
+VERDICTS = Topic(name="gate.verdicts", record=Verdict, key=_about, partitions=1)
+SERVING = Topic(name="serving.models", record=Serving, key=_about, partitions=1, compact=True)
+SPENDING = Topic(name="spending", record=Spending, key=_about, partitions=1, compact=True)
+
 TOPICS = (
     ARTICLES,
     QUESTIONS,
     CONTEXTS,
     ALIGNMENTS,
     PREFERENCES,
+    IDEAL,
     DEAD_LETTERS,
     RETRACTIONS,
     PROGRESS,
+    TRAINING_DATA,
+    JOBS,
+    VERDICTS,
+    SERVING,
+    SPENDING,
 )

@@ -17,11 +17,14 @@ from streams.citation import (
     Qualifier,
     SupplementaryConcept,
 )
+from streams.learning import Compared, Job, Serving, Spending, TrainingData, Verdict
 from streams.records import (
     Alignment,
     Alignments,
+    Answer,
     Candidate,
     Contexts,
+    Ideal,
     Passage,
     Preference,
     Questions,
@@ -200,5 +203,110 @@ def preference(pmid: int = 1001, **changes: Any) -> Preference:
         outcome="preference",
         reason=None,
         alignments=(alignment("theta1", 0.6), alignment("theta2", 0.4)),
+    )
+    return replace(example, **changes)
+
+
+def answer(**changes: Any) -> Answer:
+    example = Answer(
+        answerer="teacher",
+        model="teacher-70b",
+        revision="base",
+        prompt="answer/1",
+        temperature=0.0,
+        top_p=1.0,
+        max_tokens=16,
+        seed=7,
+        attempts=1,
+        prompt_tokens=900,
+        completion_tokens=2,
+        decision="yes",
+    )
+    return replace(example, **changes)
+
+
+def ideal(pmid: int = 1001, **changes: Any) -> Ideal:
+    example = Ideal(
+        id=f"{pmid:032x}",
+        source=source(pmid),
+        edition="2024",
+        frequency="intrinsic",
+        floor=0.2,
+        outcome="ideal",
+        reason=None,
+        alignments=(alignment("theta3", 0.6),),
+        answer=answer(),
+    )
+    return replace(example, **changes)
+
+
+def training_data(table: str = "preferences", **changes: Any) -> TrainingData:
+    return replace(TrainingData(table=table, version=12, rows=900, added=40, at=ARRIVED), **changes)
+
+
+def job(id: str = "0123456789abcdef", **changes: Any) -> Job:
+    example = Job(
+        id=id,
+        target="theta3",
+        kind="dpo",
+        table="preferences",
+        data_version=12,
+        rows=900,
+        newest=ARRIVED,
+        state="trained",
+        attempt=1,
+        reason="900 new rows",
+        by="trainer",
+        run="f00d",
+        model=None,
+        began=ARRIVED,
+        at=ARRIVED,
+    )
+    return replace(example, **changes)
+
+
+def verdict(job: str = "0123456789abcdef", **changes: Any) -> Verdict:
+    example = Verdict(
+        job=job,
+        target="theta3",
+        champion="theta3-v2",
+        candidate="theta3-v3",
+        passed=True,
+        reason="win rate above 0.5",
+        figures={"win_rate": 0.61, "lower": 0.53, "upper": 0.69},
+        compared=(
+            Compared(pmid=1001, champion=0.4, candidate=0.6),
+            Compared(pmid=1002, champion=None, candidate=0.5),
+        ),
+        at=ARRIVED,
+    )
+    return replace(example, **changes)
+
+
+def serving(generator: str = "theta3", **changes: Any) -> Serving:
+    example = Serving(
+        generator=generator,
+        model=f"{generator}-v3",
+        revision="3",
+        server="local",
+        url="http://127.0.0.1:28011/v1",
+        first=ARRIVED,
+        by="deployer",
+        reason="passed the gate",
+        at=ARRIVED,
+    )
+    return replace(example, **changes)
+
+
+def spending(worker: str = "host-1", **changes: Any) -> Spending:
+    example = Spending(
+        worker=worker,
+        model="teacher-70b",
+        month="2026-03",
+        requests=10,
+        prompt_tokens=9000,
+        completion_tokens=20,
+        money=0.0092,
+        at=ARRIVED,
     )
     return replace(example, **changes)

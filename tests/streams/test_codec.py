@@ -35,6 +35,12 @@ EXAMPLES: list[Record] = [
     example.contexts(),
     example.alignments(alignments=(example.alignment(), example.unscored("theta2"))),
     example.preference(),
+    example.ideal(),
+    example.training_data(),
+    example.job(),
+    example.verdict(),
+    example.serving(),
+    example.spending(),
     DeadLetter(
         stage="generate",
         reason="field",

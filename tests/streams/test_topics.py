@@ -16,14 +16,20 @@ from streams.topics import (
     ARTICLES,
     CONTEXTS,
     DEAD_LETTERS,
+    IDEAL,
+    JOBS,
     PREFERENCES,
     PROGRESS,
     QUESTIONS,
     RETRACTIONS,
+    SERVING,
+    SPENDING,
     TOPICS,
+    TRAINING_DATA,
+    VERDICTS,
 )
 
-STREAM = (QUESTIONS, CONTEXTS, ALIGNMENTS, PREFERENCES)
+STREAM = (QUESTIONS, CONTEXTS, ALIGNMENTS, PREFERENCES, IDEAL)
 
 
 def test_every_record_has_its_topic_and_every_topic_its_own_name():
@@ -39,6 +45,7 @@ def test_every_record_has_its_topic_and_every_topic_its_own_name():
         (CONTEXTS, example.contexts(42)),
         (ALIGNMENTS, example.alignments(42)),
         (PREFERENCES, example.preference(42)),
+        (IDEAL, example.ideal(42)),
     ],
 )
 def test_a_record_is_keyed_by_its_pmid_from_first_to_last(topic, record):
@@ -87,6 +94,25 @@ def test_retractions_go_by_pmid_and_progress_by_what_was_read():
     )
     assert PROGRESS.key(progress) == b"nlm:x"
     assert PROGRESS.partitions == 1
+
+
+@pytest.mark.parametrize(
+    ("topic", "record", "key"),
+    [
+        (TRAINING_DATA, example.training_data("ideal"), b"ideal"),
+        (JOBS, example.job("00ff"), b"00ff"),
+        (VERDICTS, example.verdict("00ff"), b"00ff"),
+        (SERVING, example.serving("theta3"), b"theta3"),
+        (SPENDING, example.spending("host-1"), b"2026-03/teacher-70b/host-1"),
+    ],
+)
+def test_the_learning_loop_is_keyed_by_what_a_message_is_about(topic, record, key):
+    assert topic.key(record) == key
+
+
+@pytest.mark.parametrize("topic", [JOBS, SERVING, SPENDING])
+def test_who_reads_what_is_followed_to_its_end_knows_all(topic):
+    assert (topic.compact, topic.partitions, topic.retention) == (True, 1, None)
 
 
 def test_a_dead_letter_has_room_for_any_message_in_base64():
