@@ -5,16 +5,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from infra.kafka import BrokerUnreachable, client_arguments, start, topic_name
+from infra import topic_view
+from infra.kafka import BrokerUnreachable
 from infra.settings import Settings
-from streams.codec import decode
-from streams.errors import Invalid
+from streams.errors import Transient
 from streams.records import Progress
 from streams.topics import PROGRESS
 
@@ -47,8 +46,10 @@ class IngestStatus:
 def read_status(settings: Settings) -> IngestStatus | None:
     """The ingest as it was last committed; None where no broker answers."""
     try:
-        progress = asyncio.run(asyncio.wait_for(_read(settings), 10.0))
-    except (BrokerUnreachable, KafkaError, TimeoutError):
+        progress = asyncio.run(
+            asyncio.wait_for(topic_view.read(settings, PROGRESS, Progress), 10.0)
+        )
+    except (BrokerUnreachable, KafkaError, TimeoutError, Transient):
         return None
     return summarise(progress, datetime.now(UTC))
 
@@ -121,30 +122,3 @@ def _span(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
     return f"{seconds:.0f} s"
-
-
-async def _read(settings: Settings) -> dict[str, Progress]:
-    """What is committed of each file and window, by id; none where there is no such topic."""
-    name = topic_name(settings, PROGRESS)
-    consumer = AIOKafkaConsumer(
-        **client_arguments(settings), isolation_level="read_committed", enable_auto_commit=False
-    )
-    await start(consumer, settings)
-    try:
-        if name not in await consumer.topics():
-            return {}
-        partition = TopicPartition(name, 0)
-        consumer.assign([partition])
-        await consumer.seek_to_beginning(partition)
-        end = (await consumer.end_offsets([partition]))[partition]
-        found: dict[str, Progress] = {}
-        while await consumer.position(partition) < end:
-            for messages in (await consumer.getmany(timeout_ms=100)).values():
-                for message in messages:
-                    try:
-                        found[message.key.decode()] = decode(Progress, message.value)
-                    except Invalid:
-                        continue
-        return found
-    finally:
-        await consumer.stop()

@@ -20,7 +20,8 @@ from typing import Literal, Self, TypeVar
 import aiohttp
 from yarl import URL
 
-from infra.settings import Ncbi, SettingsError
+from infra.settings import SettingsError
+from infra.settings_ingest import Ncbi
 
 log = logging.getLogger(__name__)
 

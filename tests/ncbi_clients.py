@@ -13,7 +13,7 @@ from infra.entrez import Answer, Entrez, Span, Unread, Window, answers, windows
 from infra.ncbi_requests import Requests
 from infra.nlm_files import NlmFiles
 from infra.pubmed_xml import read_stream
-from infra.settings import Ncbi
+from infra.settings_ingest import Ncbi
 from streams.citation import Article
 
 DAY = date(2026, 1, 1)

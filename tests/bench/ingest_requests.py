@@ -20,7 +20,7 @@ from fakes.ncbi_server import running_ncbi  # noqa: E402
 from fakes.pubmed_records import records  # noqa: E402
 from infra.entrez import REACH, Entrez, Span, Window, answers, windows  # noqa: E402
 from infra.ncbi_requests import Requests  # noqa: E402
-from infra.settings import Ncbi  # noqa: E402
+from infra.settings_ingest import Ncbi  # noqa: E402
 
 SHAPES = {"a month": (10_000, 30), "a day": (10_000, 1), "a year": (100_000, 365)}
 

@@ -17,7 +17,8 @@ from fakes.ncbi_server import AWAY, HISTORY_EXPIRED, Asked, Fault, in_turn, runn
 from fakes.pubmed_records import Record, records
 from infra.entrez import Entrez, HistoryExpired, Span, Unread, Window, answers, windows
 from infra.ncbi_requests import Requests
-from infra.settings import Ncbi, SettingsError
+from infra.settings import SettingsError
+from infra.settings_ingest import Ncbi
 from ncbi_clients import DAY, UNLIMITED, assert_whole, clients, pmids, span
 
 pytestmark = pytest.mark.slow

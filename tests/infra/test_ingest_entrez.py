@@ -16,7 +16,8 @@ from engines import KafkaEngine
 from fakes.ncbi_server import Asked, Fault, NcbiServer, at_random, in_turn, running_ncbi
 from fakes.pubmed_records import Record, records
 from infra.ingest_commands import ingest_entrez, ingest_pmids, retry
-from infra.settings import Kafka, Ncbi, Settings
+from infra.settings import Kafka, Settings
+from infra.settings_ingest import Ncbi
 from published import Published, published
 from streams.records import Progress
 

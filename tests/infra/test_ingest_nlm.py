@@ -12,7 +12,8 @@ from engines import KafkaEngine
 from fakes.ncbi_server import Fault, NcbiServer, at_random, in_turn, running_ncbi
 from fakes.pubmed_records import Record, records
 from infra.ingest_commands import ingest_nlm, retry
-from infra.settings import Kafka, Ncbi, Settings
+from infra.settings import Kafka, Settings
+from infra.settings_ingest import Ncbi
 from published import published
 
 pytestmark = pytest.mark.kafka

@@ -13,7 +13,8 @@ from fakes.ncbi_server import Fault, in_turn, running_ncbi
 from fakes.pubmed_records import records
 from infra.ingest_commands import ingest_entrez
 from infra.ingest_status import read_status, render, summarise
-from infra.settings import Kafka, Ncbi, Settings
+from infra.settings import Kafka, Settings
+from infra.settings_ingest import Ncbi
 from streams.records import Progress, Unread
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)

@@ -30,7 +30,8 @@ from fakes.ncbi_server import (
 )
 from fakes.pubmed_records import records
 from infra.ncbi_requests import RateLimit, RequestFailed, Requests, retry_after
-from infra.settings import Ncbi, SettingsError
+from infra.settings import SettingsError
+from infra.settings_ingest import Ncbi
 from ncbi_clients import UNLIMITED, articles, assert_whole, clients, span
 from secured_engine import authority
 
