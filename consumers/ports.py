@@ -112,3 +112,43 @@ class Stored(Protocol):
     """
 
     async def __call__(self, pmid: int, text_hash: str) -> tuple[Contexts, ...]: ...
+
+
+class Versions(Protocol):
+    """The version of the state that the index holds of a record, as given to `Index.put`.
+
+    None where it holds none, or the record was deleted. What was written last is found at once.
+    """
+
+    async def __call__(self, pmid: int) -> int | None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """Of one request to a model; `money` is in the currency of the settings' prices."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    money: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reserved:
+    """A part of one month's budget (YYYY-MM, UTC) that a request in flight may cost."""
+
+    model: str
+    month: str
+    most: Cost
+
+
+class Budget(Protocol):
+    """What models may cost in a month, and have: counted durably, over all workers.
+
+    `reserve` returns once it is on record that a request may cost `most`, and raises `Transient`
+    ("budget spent") where that is more than is left. Each reservation is settled once: its most
+    counts no more, `cost` does. A worker that dies before leaves the most counted.
+    """
+
+    async def reserve(self, model: str, most: Cost) -> Reserved: ...
+
+    def settle(self, reserved: Reserved, cost: Cost) -> None: ...

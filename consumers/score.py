@@ -28,6 +28,7 @@ def score(contexts: Contexts, scorer: Similarity) -> Alignments:
             _align(contexts.source, retrieval, value)
             for retrieval, value in zip(contexts.retrievals, values, strict=True)
         ),
+        answer=contexts.answer,
     )
 
 

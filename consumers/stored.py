@@ -3,40 +3,64 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from consumers.append import ANSWERED
 from streams.records import (
     Alignment,
+    Answer,
     Candidate,
     Contexts,
+    Ideal,
     Passage,
     Preference,
     Retrieval,
+    Role,
     Source,
 )
 
 
 def contexts(table: str, row: Mapping[str, Any]) -> Contexts:
-    """The contexts that a row of `preferences`, `dropped` or `parked` keeps.
+    """The contexts that a row of a table keeps.
 
-    A row of `preferences` has those of its two questions, the chosen one's first. Token counts are
-    not kept and come back as 0.
+    A row of `preferences` has those of its two questions, the chosen one's first.
     """
-    withheld = None
+    role: Role
+    sides: Sequence[Mapping[str, Any]]
+    answered = withheld = None
     if table == "preferences":
-        sides = [_side(row, side) for side in ("chosen", "rejected")]
+        role, sides = "preference", [_side(row, side) for side in ("chosen", "rejected")]
+    elif table == "ideal":
+        role, sides, answered = "ideal", [row], row
     else:
-        sides = list(row["candidates"])
+        role, sides, answered = row["role"], row["candidates"], row["answered"]
         withheld = None if sides else row["reason"]
     return Contexts(
         id=row["id"],
-        role="preference",
+        role=role,
         source=_source(row, withheld),
         retrievals=tuple(_retrieval(side, row["mode"]) for side in sides),
+        answer=_answer(answered),
     )
 
 
-def given_up(row: Mapping[str, Any], reason: str) -> Preference:
+def given_up(row: Mapping[str, Any], reason: str) -> Preference | Ideal:
     """What a row of `parked` becomes that has waited too long: unscorable, for this reason."""
     kept = contexts("parked", row)
+    alignments = tuple(
+        Alignment(retrieval=retrieval, unscored=candidate["unscored"])
+        for retrieval, candidate in zip(kept.retrievals, row["candidates"], strict=True)
+    )
+    if kept.role == "ideal":
+        return Ideal(
+            id=kept.id,
+            source=kept.source,
+            edition=row["mesh_edition"],
+            frequency=row["frequency"],
+            floor=row["floor"],
+            outcome="unscorable",
+            reason=reason,
+            alignments=alignments,
+            answer=kept.answer,
+        )
     return Preference(
         id=kept.id,
         source=kept.source,
@@ -45,10 +69,7 @@ def given_up(row: Mapping[str, Any], reason: str) -> Preference:
         margin=row["margin"],
         outcome="unscorable",
         reason=reason,
-        alignments=tuple(
-            Alignment(retrieval=retrieval, unscored=candidate["unscored"])
-            for retrieval, candidate in zip(kept.retrievals, row["candidates"], strict=True)
-        ),
+        alignments=alignments,
     )
 
 
@@ -85,8 +106,8 @@ def _retrieval(side: Mapping[str, Any], mode: Any) -> Retrieval:
         max_tokens=side["max_tokens"],
         seed=side["seed"],
         attempts=side["attempts"],
-        prompt_tokens=0,
-        completion_tokens=0,
+        prompt_tokens=side["prompt_tokens"],
+        completion_tokens=side["completion_tokens"],
         question=side["question"],
         rejected=side.get("rejected"),
     )
@@ -95,3 +116,10 @@ def _retrieval(side: Mapping[str, Any], mode: Any) -> Retrieval:
 
 def _passages(context: Sequence[Mapping[str, Any]]) -> tuple[Passage, ...]:
     return tuple(Passage(**{**passage, "mesh": tuple(passage["mesh"])}) for passage in context)
+
+
+def _answer(answered: Mapping[str, Any] | None) -> Answer | None:
+    """The answer in these columns; None where no model was asked."""
+    if answered is None or answered["answerer"] is None:
+        return None
+    return Answer(**{name: answered[column] for column, name in ANSWERED.items()})

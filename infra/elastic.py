@@ -266,6 +266,22 @@ class ElasticLookup:
         return [{pmid: found[pmid] for pmid in some if pmid in found} for some in asked]
 
 
+class ElasticVersions:
+    """The `Versions` port."""
+
+    def __init__(self, client: AsyncElasticsearch, alias: str) -> None:
+        self._client = client
+        self._alias = alias
+
+    async def __call__(self, pmid: int) -> int | None:
+        # A multi-get tells a record that is not there from an index that is not.
+        answer = await _call(self._client.mget(index=self._alias, ids=[str(pmid)], source=False))
+        (item,) = answer["docs"]
+        if "error" in item:
+            raise Transient("elasticsearch failing", _reason(item["error"]))
+        return int(item["_version"]) if item["found"] else None
+
+
 def _answered(mode: SearchMode, answers: Sequence[Mapping[str, Any]]) -> Hits | Exception:
     for answer in answers:
         if "error" in answer:

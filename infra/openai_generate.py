@@ -5,6 +5,7 @@ import logging
 import ssl
 import time
 from pathlib import Path
+from typing import Self
 
 import openai
 from pydantic import BaseModel, ValidationError
@@ -50,11 +51,12 @@ class _Answer(BaseModel):
 class OpenAIGenerate:
     """Generate over one server, at most `concurrency` requests at once, the others in their order.
 
-    Retries nothing: that is the stage's to do.
+    `address` is where that server is reached if not at its own. Retries nothing: that is the
+    stage's to do.
     """
 
-    def __init__(self, server: Server, metrics: Metrics) -> None:
-        self._client = client(server, server.address, server.timeout)
+    def __init__(self, server: Server, metrics: Metrics, address: str | None = None) -> None:
+        self._client = client(server, address or server.address, server.timeout)
         self._metrics = metrics
         self._free = asyncio.Semaphore(server.concurrency)
 
@@ -107,6 +109,12 @@ class OpenAIGenerate:
 
     async def close(self) -> None:
         await self._client.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.close()
 
 
 def client(server: Server | Embedder, address: str, timeout: float) -> openai.AsyncOpenAI:

@@ -1,15 +1,13 @@
-"""Where each stage's worker is put together: settings and adapters in, an exit status out.
+"""Where each stage is put together: settings and adapters in, a stage out.
 
-`kailin run STAGE` runs one. A new stage is one more function here, named in `STAGES`. Each imports
-its own adapters, for most of a worker's start is imports that the other stages need.
+A new stage is one more function here, named in `STAGES`. Each imports its own adapters, for most of
+a worker's start is imports that the other stages need.
 """
 
 import asyncio
 import logging
 import re
-import signal
-import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
@@ -17,37 +15,27 @@ from contextlib import (
 )
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from prometheus_client import CollectorRegistry, ProcessCollector
-
-from consumers import agent
-from consumers.stage import DONE, FAILED, MISCONFIGURED, Kafka, Message, Policy, Stage
-from infra import logs
-from infra.artifacts import ArtifactError
-from infra.component import ComponentError
+from consumers.stage import Message, Policy, Stage
 from infra.kafka import (
-    BrokerUnreachable,
     Publisher,
-    client_arguments,
     end_offset,
-    group_name,
-    reach,
     topic_name,
 )
-from infra.metrics_server import serving
-from infra.settings import Settings, SettingsError
+from infra.settings import Settings
 from streams.citation import Article
 from streams.errors import Invalid, Transient
-from streams.mesh import MeshError
 from streams.metrics import Metrics
+from streams.plan import role
 from streams.questions import Limits
 from streams.records import (
     Alignments,
     Contexts,
+    Ideal,
     Preference,
     Questions,
     Record,
 )
-from streams.topics import ALIGNMENTS, ARTICLES, CONTEXTS, PREFERENCES, QUESTIONS, Topic
+from streams.topics import ALIGNMENTS, ARTICLES, CONTEXTS, IDEAL, PREFERENCES, QUESTIONS, Topic
 
 if TYPE_CHECKING:
     from elasticsearch import AsyncElasticsearch
@@ -85,38 +73,89 @@ async def index_stage(settings: Settings, metrics: Metrics) -> AsyncIterator[Sta
 async def generate_stage(settings: Settings, metrics: Metrics) -> AsyncIterator[Stage[Article]]:
     from consumers.generate import Generator, generate, not_asked, withheld
     from infra.openai_generate import OpenAIGenerate
+    from infra.serving_models import ServingModels
 
-    servers = {
-        name: OpenAIGenerate(settings.servers[name], metrics)
-        for name in {generator.server for generator in settings.generators}
-    }
-    generators = [
-        Generator(**chosen.model_dump(exclude={"server"}), ask=servers[chosen.server])
-        for chosen in settings.generators
-    ]
-    limits = Limits(**settings.questions.model_dump())
+    async with AsyncExitStack() as stack:
+        asks = {
+            name: await stack.enter_async_context(OpenAIGenerate(settings.servers[name], metrics))
+            for name in {generator.server for generator in settings.generators}
+        }
+        compared = [
+            Generator(**chosen.model_dump(exclude={"server"}), ask=asks[chosen.server])
+            for chosen in settings.generators
+        ]
+        limits = Limits(**settings.questions.model_dump())
+        share = settings.ideal.preference_share
+        models = await stack.enter_async_context(ServingModels(settings, metrics))
 
-    async def handle(message: Message[Article]) -> Sequence[Record]:
-        article = _record(message)
-        if reason := not_asked(article):
-            metrics.articles_skipped.labels(reason).inc()
-            return [withheld(article, role="preference")] if reason == article.retraction else ()
-        return [await generate(article, role="preference", generators=generators, limits=limits)]
+        async def handle(message: Message[Article]) -> Sequence[Record]:
+            article = _record(message)
+            with models.theta3() as theta3:
+                planned = role(
+                    article.pmid, theta3_serves=theta3 is not None, preference_share=share
+                )
+                if reason := not_asked(article):
+                    metrics.articles_skipped.labels(reason).inc()
+                    return [withheld(article, role=planned)] if reason == article.retraction else ()
+                asked = [theta3] if theta3 and planned == "ideal" else compared
+                return [await generate(article, role=planned, generators=asked, limits=limits)]
 
-    def observe(_: Message[Article], made: Sequence[Record]) -> None:
-        for candidate in (c for m in made if isinstance(m, Questions) for c in m.candidates):
-            if candidate.rejected:
-                metrics.questions_rejected.labels(candidate.generator, candidate.rejected).inc()
-            else:
-                metrics.questions_kept.labels(candidate.generator).inc()
-
-    try:
         yield Stage(
-            name="generate", source=ARTICLES, sink=QUESTIONS, handle=handle, observe=observe
+            name="generate",
+            source=ARTICLES,
+            sink=QUESTIONS,
+            handle=handle,
+            observe=_observe_questions(metrics),
         )
-    finally:
-        for server in servers.values():
-            await server.close()
+
+
+@asynccontextmanager
+async def backlog_stage(settings: Settings, metrics: Metrics) -> AsyncIterator[Stage[Article]]:
+    from consumers.backlog import passed_over
+    from consumers.generate import generate
+    from infra.backlog import LiveFirst, theta3_serves
+    from infra.elastic import ElasticVersions
+    from infra.serving_models import ServingModels
+    from infra.stored_contexts import StoredContexts
+
+    async with AsyncExitStack() as stack:
+        models = await stack.enter_async_context(ServingModels(settings, metrics))
+        await theta3_serves(models, metrics)
+        client = await stack.enter_async_context(_library(settings))
+        versions = ElasticVersions(client, settings.elasticsearch.alias)
+        stored = StoredContexts(settings)
+        live_first = await stack.enter_async_context(LiveFirst(settings, metrics))
+        limits = Limits(**settings.questions.model_dump())
+        share = settings.ideal.preference_share
+
+        async def handle(message: Message[Article]) -> Sequence[Record]:
+            article = _record(message)
+            serving = await theta3_serves(models, metrics)
+            passed = await passed_over(
+                article,
+                version=message.offset,
+                first=serving.first,
+                preference_share=share,
+                versions=versions,
+                stored=stored,
+            )
+            if passed:
+                metrics.articles_skipped.labels(passed).inc()
+                return ()
+            await live_first.turn()
+            with models.theta3() as theta3:
+                if theta3 is None:
+                    raise Transient("theta3 does not serve")
+                return [await generate(article, role="ideal", generators=[theta3], limits=limits)]
+
+        yield Stage(
+            name="backlog",
+            source=ARTICLES,
+            sink=QUESTIONS,
+            handle=handle,
+            observe=_observe_questions(metrics),
+            window=settings.backlog.window,
+        )
 
 
 @asynccontextmanager
@@ -163,7 +202,8 @@ async def prefer_stage(settings: Settings, metrics: Metrics) -> AsyncIterator[St
     from consumers.prefer import prefer
 
     async def handle(message: Message[Alignments]) -> Sequence[Record]:
-        return [prefer(_record(message), settings.prefer.margin)]
+        preference = prefer(_record(message), settings.prefer.margin)
+        return [preference] if preference else ()
 
     def observe(_: Message[Alignments], made: Sequence[Record]) -> None:
         for record in (m for m in made if isinstance(m, Preference)):
@@ -173,6 +213,52 @@ async def prefer_stage(settings: Settings, metrics: Metrics) -> AsyncIterator[St
                     metrics.preference_score.labels(side).observe(alignment.score or 0.0)
 
     yield Stage(name="prefer", source=ALIGNMENTS, sink=PREFERENCES, handle=handle, observe=observe)
+
+
+@asynccontextmanager
+async def answer_stage(settings: Settings, metrics: Metrics) -> AsyncIterator[Stage[Alignments]]:
+    from consumers.answer import Answerer, answer
+    from consumers.budget import Prices, within
+    from infra.openai_generate import OpenAIGenerate
+    from infra.spending import MonthlyBudget
+
+    async with AsyncExitStack() as stack:
+        budget = await stack.enter_async_context(MonthlyBudget(settings, metrics))
+        asks = {
+            name: await stack.enter_async_context(OpenAIGenerate(settings.servers[name], metrics))
+            for name in {answerer.server for answerer in settings.answerers}
+        }
+        priced = {"server", "prompt_price", "completion_price"}
+        answerers = [
+            Answerer(
+                **chosen.model_dump(exclude=priced),
+                ask=within(
+                    budget,
+                    asks[chosen.server],
+                    Prices(prompt=chosen.prompt_price, completion=chosen.completion_price),
+                ),
+            )
+            for chosen in settings.answerers
+        ]
+        floor = settings.ideal.floor
+
+        async def handle(message: Message[Alignments]) -> Sequence[Record]:
+            ideal = await answer(_record(message), floor=floor, answerers=answerers)
+            return [ideal] if ideal else ()
+
+        def observe(message: Message[Alignments], made: Sequence[Record]) -> None:
+            before = _record(message).answer
+            for record in (m for m in made if isinstance(m, Ideal)):
+                metrics.ideals.labels(record.outcome, record.reason or "").inc()
+                for alignment in record.alignments:
+                    if alignment.score is not None:
+                        revision = alignment.retrieval.candidate.revision
+                        metrics.ideal_score.labels(revision).observe(alignment.score)
+                if (new := record.answer) and new != before:
+                    said = new.decision or new.rejected or ""
+                    metrics.answers.labels(new.answerer, said).inc()
+
+        yield Stage(name="answer", source=ALIGNMENTS, sink=IDEAL, handle=handle, observe=observe)
 
 
 @asynccontextmanager
@@ -199,81 +285,10 @@ STAGES: dict[str, Build] = {
     "retrieve": retrieve_stage,
     "score": score_stage,
     "prefer": prefer_stage,
+    "answer": answer_stage,
     "rescore": rescore_stage,
+    "backlog": backlog_stage,
 }
-
-
-def run(stage: str, settings: Settings) -> int:
-    """Run one stage's worker until SIGTERM or SIGINT. Returns the exit status of the process.
-
-    0 told to stop, 1 failed, 2 no such stage or a wrong setting, 3 too many dead letters; the
-    reason is logged as one line.
-    """
-    if stage not in (*STAGES, "append"):
-        print(  # noqa: T201
-            f"{stage}: expected a stage, one of {', '.join((*STAGES, 'append'))}", file=sys.stderr
-        )
-        return MISCONFIGURED
-    logs.configure()
-    metrics = Metrics(CollectorRegistry())
-    ProcessCollector(registry=metrics.registry)
-    try:
-        return asyncio.run(_until_told_to_stop(stage, settings, metrics))
-    except SettingsError as error:
-        log.error("%s: %s", stage, error)
-        return MISCONFIGURED
-    except (ArtifactError, BrokerUnreachable, ComponentError, MeshError) as error:
-        log.error("%s: %s", stage, error)
-        return FAILED
-
-
-async def _until_told_to_stop(stage: str, settings: Settings, metrics: Metrics) -> int:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for told in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(told, stop.set)
-    ports = settings.ports
-    with serving(stage, ports.host, ports.stages[stage], metrics.registry):
-        if stage == "append":
-            from infra import append_worker
-
-            return await append_worker.run(settings, metrics, stop)
-        async with AsyncExitStack() as stack:
-            build = stack.enter_async_context(STAGES[stage](settings, metrics))
-            built = await _unless(stop, build)
-            return DONE if built is None else await _work(built, settings, metrics, stop)
-
-
-async def _work(
-    stage: Stage[Any], settings: Settings, metrics: Metrics, stop: asyncio.Event
-) -> int:
-    # faust would not say why the broker cannot be reached.
-    await _unless(stop, reach(settings))
-    return await agent.run(
-        stage,
-        kafka=Kafka(
-            client=client_arguments(settings),
-            group=group_name(settings, stage.name),
-            topic_name=lambda topic: topic_name(settings, topic),
-        ),
-        policy=Policy(**settings.workers.model_dump()),
-        metrics=metrics,
-        scratch=settings.data.resolve() / "faust",
-        stop=stop,
-    )
-
-
-async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
-    """What `work` returns, or None where `stop` is set first."""
-    working = asyncio.create_task(work)
-    stopped = asyncio.create_task(stop.wait())
-    await asyncio.wait({working, stopped}, return_when=asyncio.FIRST_COMPLETED)
-    stopped.cancel()
-    if working.done():
-        return await working
-    working.cancel()
-    await asyncio.wait({working})
-    return None
 
 
 @asynccontextmanager
@@ -319,6 +334,19 @@ async def _library(
         yield client
     finally:
         await client.close()
+
+
+def _observe_questions(
+    metrics: Metrics,
+) -> Callable[[Message[Article], Sequence[Record]], None]:
+    def observe(_: Message[Article], made: Sequence[Record]) -> None:
+        for candidate in (c for m in made if isinstance(m, Questions) for c in m.candidates):
+            if candidate.rejected:
+                metrics.questions_rejected.labels(candidate.generator, candidate.rejected).inc()
+            else:
+                metrics.questions_kept.labels(candidate.generator).inc()
+
+    return observe
 
 
 def _deleted_pmid(message: Message[Any]) -> int:

@@ -14,17 +14,18 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 
-from infra import ingest_status, run_state
+from infra import ingest_status, run_state, spending_status
 from infra.ingest_status import IngestStatus
 from infra.prometheus import reachable
 from infra.run_state import RunState
 from infra.run_view import component_table
 from infra.settings import Settings
+from infra.spending_status import SpendingStatus
 from infra.tables import row_counts
 
 TIMEOUT = 2.0
-# Seconds; what was ingested is read from Kafka.
-INGEST_EVERY = 10.0
+# Seconds; what was ingested and spent is read from Kafka.
+READ_EVERY = 10.0
 COUNTERS = {
     "kailin_records_in_total": "taken",
     "kailin_records_out_total": "written",
@@ -64,6 +65,7 @@ class Status:
     stages: dict[str, StageStatus]
     rows: dict[str, int]
     ingest: IngestStatus | None = None
+    spending: SpendingStatus | None = None
 
     @property
     def healthy(self) -> bool:
@@ -138,17 +140,20 @@ def compare(before: Scrape | None, after: Scrape | None) -> StageStatus:
 def statuses(settings: Settings, interval: float) -> Iterator[Status]:
     """A status every `interval` seconds, the first after one."""
     before = scrape_all(settings)
-    ingest, read = None, -INGEST_EVERY
+    ingest, spending, read = None, None, -READ_EVERY
     while True:
         time.sleep(interval)
         after = scrape_all(settings)
-        if time.monotonic() - read >= INGEST_EVERY:
-            ingest, read = ingest_status.read_status(settings), time.monotonic()
+        if time.monotonic() - read >= READ_EVERY:
+            ingest = ingest_status.read_status(settings)
+            spending = spending_status.read_status(settings)
+            read = time.monotonic()
         yield Status(
             run=run_state.load(settings.data),
             stages={stage: compare(before[stage], after[stage]) for stage in after},
             rows=row_counts(settings),
             ingest=ingest,
+            spending=spending,
         )
         before = after
 
@@ -180,6 +185,8 @@ def render(settings: Settings, status: Status) -> RenderableType:
     parts = [running, "", stages, "", tables]
     if status.ingest:
         parts += ["", ingest_status.render(status.ingest)]
+    if status.spending:
+        parts += ["", spending_status.render(status.spending)]
     return Group(*parts)
 
 

@@ -17,7 +17,9 @@ def asked(question: str, score: float) -> Alignment:
 
 
 def preferred(*alignments: Alignment, margin: float = 0.01) -> Preference:
-    return prefer(records.alignments(alignments=alignments), margin)
+    made = prefer(records.alignments(alignments=alignments), margin)
+    assert made
+    return made
 
 
 def test_the_better_question_comes_first() -> None:
@@ -36,14 +38,20 @@ def test_the_best_and_the_worst_of_several() -> None:
 def test_a_record_that_was_not_asked_about_is_unscorable_for_that_reason() -> None:
     withheld = records.source(withheld="retracted")
     made = prefer(records.alignments(source=withheld, alignments=()), 0.01)
+    assert made
     assert (made.outcome, made.reason, made.alignments) == ("unscorable", "retracted", ())
 
 
 def test_provenance_rides_along() -> None:
     taken = records.alignments(edition="2025", frequency="kailin")
     made = prefer(taken, 0.05)
+    assert made
     assert (made.id, made.source) == (taken.id, taken.source)
     assert (made.edition, made.frequency, made.margin) == ("2025", "kailin", 0.05)
+
+
+def test_what_theta3_asked_makes_no_preference() -> None:
+    assert prefer(records.alignments(role="ideal"), 0.01) is None
 
 
 @pytest.mark.parametrize(

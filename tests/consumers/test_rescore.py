@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from consumers.answer import gate
 from consumers.prefer import prefer
 from consumers.rescore import rescore
 from consumers.score import score
@@ -28,7 +29,8 @@ class Shelf:
     """The `Stored` and `Lookup` ports on what a test puts in, the newest first."""
 
     def __init__(self, *held: Contexts, mesh: dict[int, tuple[str, ...]] | None = None) -> None:
-        self.stored = FakeStored(*(prefer(score(c, SCORER), 0.01) for c in reversed(held)))
+        scored = [score(contexts, SCORER) for contexts in reversed(held)]
+        self.stored = FakeStored(*(prefer(each, 0.01) or gate(each, 0.2) for each in scored))
         self.mesh = mesh or {}
 
     async def lookup(self, pmids: Any) -> dict[int, tuple[str, ...]]:
@@ -69,6 +71,23 @@ async def test_the_record_goes_on_with_its_mesh_and_the_id_that_belongs_to_it() 
     assert made.id == identity(example.source(1001).mesh) != waiting().id
     assert questions(made) == questions(waiting())
     assert passages(made) == passages(waiting())
+
+
+async def test_what_theta3_asked_goes_on_too_with_the_answer_it_had() -> None:
+    theta3 = example.retrieval("theta3")
+    source = example.source(1001, mesh=("D000006",))
+    ideal = waiting(
+        id="e" * 32, role="ideal", source=source, retrievals=(theta3,), answer=example.answer()
+    )
+
+    compared, asked = await Shelf(waiting(), ideal).rescore(indexed())
+
+    assert compared.id == identity(example.source(1001).mesh)
+    of = example.source(1001)
+    versions = [theta3.candidate.version]
+    assert asked.id == record_id(1001, of.text_hash, "ideal", versions, mesh=of.mesh)
+    assert (asked.role, asked.answer, asked.retrievals) == ("ideal", example.answer(), (theta3,))
+    assert (compared.role, compared.answer) == ("preference", None)
 
 
 async def test_the_mesh_of_every_passage_is_looked_up_again() -> None:

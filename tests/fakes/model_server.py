@@ -8,6 +8,10 @@ In a test:
 As a program, for tests that kill and restart things (prints its address, then serves):
 
     PYTHONPATH=.:tests python -m fakes.model_server --port 8000 --refuse POISON --away 60
+
+Given models it behaves as vLLM does: it serves those names and no others, tells its load at
+/metrics, and loads adapters. What a model says is made of the file `says.txt` of its directory, so
+that an answer tells which weights it comes from, whatever name they were asked for under.
 """
 
 import argparse
@@ -16,8 +20,9 @@ import hashlib
 import json
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 from aiohttp import web
@@ -95,8 +100,21 @@ def question(prompt: str, seed: int, model: str) -> str:
     return f"Does factor {digest[:6]} change the outcome of condition {digest[6:]}?"
 
 
+SAYS = "says.txt"
+
+
+def said(says: str, prompt: str, seed: int) -> str:
+    """A question that passes the filters and names the weights that it comes from."""
+    digest = hashlib.blake2b(f"{prompt}\x00{seed}".encode(), digest_size=6).hexdigest()
+    return f"Does {says} change the outcome of condition {digest}?"
+
+
 class ModelServer:
-    """Serves while entered; `requests` holds every decoded request body, `keys` its API keys."""
+    """Serves while entered; `requests` holds every decoded request body, `keys` its API keys.
+
+    `models` maps each name to what it says; without it, every name is served. Until it is
+    `healthy`, /health says so.
+    """
 
     def __init__(
         self,
@@ -105,8 +123,13 @@ class ModelServer:
         port: int = 0,
         dimensions: int = DIMENSIONS,
         tls: ssl.SSLContext | None = None,
+        models: Mapping[str, str] | None = None,
     ) -> None:
         self.script = script
+        self.models = dict(models) if models is not None else None
+        self.adapters: dict[str, str] = {}
+        self.healthy = True
+        self.running = 0
         self._tls = tls
         self.requests: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
@@ -123,6 +146,10 @@ class ModelServer:
         app.router.add_get("/health", self._health)
         app.router.add_post("/v1/chat/completions", self._chat)
         app.router.add_post("/v1/embeddings", self._embeddings)
+        app.router.add_get("/v1/models", self._models)
+        app.router.add_get("/metrics", self._metrics)
+        app.router.add_post("/v1/load_lora_adapter", self._load)
+        app.router.add_post("/v1/unload_lora_adapter", self._unload)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self._port, ssl_context=self._tls)
@@ -134,14 +161,55 @@ class ModelServer:
         await self._runner.cleanup()
 
     async def _health(self, request: web.Request) -> web.Response:
-        return web.Response()
+        return web.Response(status=200 if self.healthy else 503)
+
+    async def _models(self, request: web.Request) -> web.Response:
+        names = [*(self.models or ()), *self.adapters]
+        data = [{"id": n, "object": "model", "created": 0, "owned_by": "tests"} for n in names]
+        return web.json_response({"object": "list", "data": data})
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        return web.Response(
+            text="# TYPE vllm:num_requests_running gauge\n"
+            f'vllm:num_requests_running{{model_name="m",engine="0"}} {self.running}.0\n'
+            "# TYPE vllm:num_requests_waiting gauge\n"
+            'vllm:num_requests_waiting{model_name="m",engine="0"} 0.0\n'
+        )
+
+    async def _load(self, request: web.Request) -> web.Response:
+        asked = await request.json()
+        name, says = asked["lora_name"], Path(asked["lora_path"]) / SAYS
+        if name in self.adapters:
+            return web.json_response({"error": {"message": "already been loaded"}}, status=400)
+        if not says.exists():
+            return web.json_response({"error": {"message": f"No adapter in {says}"}}, status=404)
+        self.adapters[name] = says.read_text()
+        return web.Response(text="Success")
+
+    async def _unload(self, request: web.Request) -> web.Response:
+        name = (await request.json())["lora_name"]
+        if self.adapters.pop(name, None) is None:
+            return web.json_response({"error": {"message": f"{name} cannot be found"}}, status=404)
+        return web.Response(text="Success")
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
+        self.running += 1
+        try:
+            return await self._complete(request)
+        finally:
+            self.running -= 1
+
+    async def _complete(self, request: web.Request) -> web.StreamResponse:
+        name = (await request.json())["model"]
+        says = {**self.models, **self.adapters}.get(name) if self.models is not None else None
+        if self.models is not None and says is None:
+            message = f"The model `{name}` does not exist."
+            return web.json_response({"error": {"message": message, "code": 404}}, status=404)
         asked, reply = await self._take(request)
-        prompt = prompt_of(asked)
+        prompt, seed = prompt_of(asked), asked.get("seed") or 0
         text = reply.text
         if text is None:
-            text = question(prompt, asked.get("seed") or 0, asked["model"])
+            text = said(says, prompt, seed) if says else question(prompt, seed, asked["model"])
         return await self._answer(
             request,
             reply,
@@ -215,6 +283,9 @@ async def main() -> None:
     parser.add_argument("--delay", type=float, default=0.0, help="seconds before each answer")
     parser.add_argument("--refuse", metavar="MARKER", help="answer 400 to prompts that hold it")
     parser.add_argument("--away", type=float, default=0.0, help="seconds of 503 at first")
+    parser.add_argument("--model", type=Path, metavar="DIR", help=f"a directory with {SAYS}")
+    parser.add_argument("--served-model-name", metavar="NAME", help="the only one then")
+    parser.add_argument("--ill", action="store_true", help="never become healthy")
     options = parser.parse_args()
 
     script: Script = lambda request: Reply(delay=options.delay)  # noqa: E731
@@ -222,7 +293,11 @@ async def main() -> None:
         script = refusing(options.refuse, script)
     if options.away:
         script = away(options.away, script)
-    async with ModelServer(script, port=options.port) as server:
+    models = None
+    if options.model:
+        models = {options.served_model_name: (options.model / SAYS).read_text()}
+    async with ModelServer(script, port=options.port, models=models) as server:
+        server.healthy = not options.ill
         print(server.url, flush=True)
         await asyncio.Event().wait()
 

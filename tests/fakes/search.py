@@ -1,4 +1,4 @@
-"""An index in memory behind the `Index`, `Search` and `Lookup` ports: BM25, exact dot products."""
+"""An index in memory behind the ports of the library: BM25, exact dot products."""
 
 import math
 import re
@@ -49,6 +49,9 @@ class FakeLibrary:
     async def lookup(self, pmids: Sequence[int]) -> dict[int, tuple[str, ...]]:
         articles = self.articles
         return {pmid: articles[pmid].descriptors for pmid in pmids if pmid in articles}
+
+    async def versions(self, pmid: int) -> int | None:
+        return self._version(pmid) if pmid in self.articles else None
 
     async def __call__(
         self, question: str, vector: Vector | None, *, mode: SearchMode, depth: int, exclude: int
