@@ -1,18 +1,18 @@
-"""A message of the topic `preferences` as the tables take it: a row, or a dead letter."""
+"""A message of `preferences` or `ideal` as the tables take it: a row, or a dead letter."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from aiokafka import ConsumerRecord
+from aiokafka import ConsumerRecord, TopicPartition
 
 from consumers.append import Row, row
 from consumers.dead_letters import dead_letter
 from consumers.delivery import check_key
-from infra.delta_sink import Entry
+from infra.sink_table import Entry
 from streams.codec import decode
 from streams.errors import Invalid
-from streams.records import DeadLetter, Preference
-from streams.topics import PREFERENCES
+from streams.records import DeadLetter, Ideal, Preference
+from streams.topics import IDEAL, Topic
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +32,15 @@ class Read:
         return self.is_new and self.error is not None
 
 
-def read(message: ConsumerRecord, *, is_new: bool) -> Read:
-    """A message with its row, or with the reason why it has none."""
+def read(topic: Topic, message: ConsumerRecord, *, is_new: bool) -> Read:
+    """A message of a topic with its row, or with the reason why it has none."""
+    kind: type[Preference | Ideal] = Ideal if topic == IDEAL else Preference
     try:
         if message.value is None:
-            raise Invalid("no value", "expected a preference record, got a tombstone")
-        preference = decode(Preference, message.value)
-        check_key(PREFERENCES, preference, message.key)
-        return Read(message, _entry(message, *row(preference)), is_new)
+            raise Invalid("no value", f"expected a record of topic {topic.name}, got a tombstone")
+        record = decode(kind, message.value)
+        check_key(topic, record, message.key)
+        return Read(message, _entry(message, *row(record)), is_new)
     except Invalid as error:
         return Read(message, _entry(message), is_new, error)
 
@@ -62,7 +63,7 @@ def dead(read: Read, stage: str) -> DeadLetter:
 
 def _entry(message: ConsumerRecord, table: str | None = None, row: Row | None = None) -> Entry:
     return Entry(
-        partition=message.partition,
+        partition=TopicPartition(message.topic, message.partition),
         offset=message.offset,
         timestamp=message.timestamp,
         table=table,

@@ -1,4 +1,4 @@
-"""The append stage: the topic `preferences` into the Delta tables, exactly once.
+"""The append stage: the topics `preferences` and `ideal` into the Delta tables, exactly once.
 
 It goes by the offsets that the tables hold, not by Kafka's, which are committed for lag monitoring
 only. `kailin run append` starts it.
@@ -20,7 +20,7 @@ from consumers.dead_letters import DeadLetterLimit
 from consumers.delivery import broker_away
 from consumers.stage import DONE, FAILED, MISCONFIGURED, TOO_MANY_DEAD_LETTERS, Policy
 from infra.append_batch import Read, dead, read
-from infra.delta_sink import DeltaSink, Fenced, Position
+from infra.delta_sink import DeltaSink
 from infra.kafka import (
     BrokerUnreachable,
     Publisher,
@@ -31,10 +31,12 @@ from infra.kafka import (
 )
 from infra.retractions import RetractionFeed, Retractions
 from infra.settings import Settings
+from infra.sink_table import LEADS_TO, Fenced, Position
 from infra.tables import TableError
 from streams.errors import Invalid, Transient
+from streams.learning import TrainingData
 from streams.metrics import Metrics
-from streams.topics import DEAD_LETTERS, PREFERENCES
+from streams.topics import DEAD_LETTERS, TRAINING_DATA
 
 log = logging.getLogger(__name__)
 
@@ -89,10 +91,11 @@ class _Worker(ConsumerRebalanceListener):  # type: ignore[misc]
         self._settings = settings
         self._metrics = metrics
         self._stop = stop
-        self._topic = topic_name(settings, PREFERENCES)
+        # By what the broker calls them.
+        self._topics = {topic_name(settings, topic): topic for topic in LEADS_TO}
         retractions = Retractions()
         self._feed = RetractionFeed(settings, retractions)
-        self._sink = DeltaSink(settings, self._topic, metrics, retractions)
+        self._sink = DeltaSink(settings, metrics, retractions)
         # PMIDs about whose rows something new has come, and when they are next looked for.
         self._changed: set[int] = set()
         self._mark_at = 0.0
@@ -108,6 +111,7 @@ class _Worker(ConsumerRebalanceListener):  # type: ignore[misc]
         self._next: dict[TopicPartition, int] = {}
         self._held: dict[TopicPartition, list[Position | None]] = {}
         self._done: dict[TopicPartition, int] = {}
+        self._telling: set[asyncio.Task[None]] = set()
 
     async def connect(self, stack: AsyncExitStack) -> None:
         """Read the retractions, open the tables and join the consumer group.
@@ -122,6 +126,7 @@ class _Worker(ConsumerRebalanceListener):  # type: ignore[misc]
         self._publisher = await self._patiently(
             lambda: stack.enter_async_context(Publisher(self._settings))
         )
+        stack.push_async_callback(self._told)
         self._consumer = await self._patiently(self._join)
         stack.push_async_callback(self._leave)
 
@@ -134,10 +139,10 @@ class _Worker(ConsumerRebalanceListener):  # type: ignore[misc]
             # find out that the one before it has died.
             group_instance_id=f"{socket.gethostname()}-{self._settings.ports.append}",
             metadata_max_age_ms=30_000,
-            max_partition_fetch_bytes=2 * PREFERENCES.max_message,
+            max_partition_fetch_bytes=2 * max(topic.max_message for topic in LEADS_TO),
             **client_arguments(self._settings),
         )
-        consumer.subscribe([self._topic], listener=self)
+        consumer.subscribe(list(self._topics), listener=self)
         await start(consumer, self._settings)
         return consumer
 
@@ -189,7 +194,7 @@ class _Worker(ConsumerRebalanceListener):  # type: ignore[misc]
         generation, assigned = self._generation, self._consumer.assignment()
         await asyncio.to_thread(self._sink.refresh)
         held = await asyncio.to_thread(
-            lambda: {partition: self._sink.positions(partition.partition) for partition in assigned}
+            lambda: {partition: self._sink.positions(partition) for partition in assigned}
         )
         first = await self._consumer.beginning_offsets(assigned) if assigned else {}
         end = await self._consumer.end_offsets(assigned) if assigned else {}
@@ -274,6 +279,7 @@ class _Worker(ConsumerRebalanceListener):  # type: ignore[misc]
             log.warning("append: %s; this batch is dropped, the tables say where to go on", fenced)
             self._generation += 1
             return status
+        self._tell(self._sink.news())
         fresh = sum(each.is_new for each in reads)
         self._metrics.in_flight.labels(STAGE).set(0)
         self._metrics.records_in.labels(STAGE).inc(fresh)
@@ -295,9 +301,34 @@ class _Worker(ConsumerRebalanceListener):  # type: ignore[misc]
         self._mark_at = ended + MARKING_SHARE * (ended - began)
         self._look_at = max(self._mark_at, ended + LOOK_EVERY)
 
+    def _tell(self, news: Iterable[TrainingData]) -> None:
+        """Publish what is new to train on; the next batch does not wait for the broker."""
+        for each in news:
+            telling = asyncio.create_task(self._publish(each))
+            self._telling.add(telling)
+            telling.add_done_callback(self._telling.discard)
+
+    async def _publish(self, news: TrainingData) -> None:
+        try:
+            await self._publisher.send(TRAINING_DATA, news)
+        except (Invalid, Transient, KafkaError) as error:
+            # The trainer looks at the tables by itself too, only later.
+            log.warning("append: new rows of %s not told: %s", news.table, error)
+
+    async def _told(self) -> None:
+        """Wait a little for what is being published."""
+        if self._telling:
+            _, left = await asyncio.wait(self._telling, timeout=GRACE)
+            for telling in left:
+                telling.cancel()
+
     def _decode(self, batch: Sequence[ConsumerRecord]) -> list[Read]:
-        lead = {partition: self._sink.lead(partition) for partition in {m.partition for m in batch}}
-        return [read(message, is_new=message.offset > lead[message.partition]) for message in batch]
+        partitions = {TopicPartition(m.topic, m.partition) for m in batch}
+        lead = {partition: self._sink.lead(partition) for partition in partitions}
+        return [
+            read(self._topics[m.topic], m, is_new=m.offset > lead[m.topic, m.partition])
+            for m in batch
+        ]
 
     def _within_limit(self, reads: list[Read]) -> tuple[list[Read], int]:
         """What comes before the one dead letter too many, and the exit status that follows."""
@@ -322,7 +353,7 @@ class _Worker(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def _commit_offsets(self, reads: list[Read]) -> None:
         """Tell Kafka how far the tables are, for those who watch the lag there."""
-        last = {TopicPartition(self._topic, r.entry.partition): r.entry.offset for r in reads}
+        last = {each.entry.partition: each.entry.offset for each in reads}
         self._done.update(last)
         try:
             offsets = {partition: offset + 1 for partition, offset in last.items()}

@@ -24,14 +24,13 @@ from consumers.stored import contexts, given_up
 from consumers.together import together
 from infra import mesh_edition
 from infra.artifacts import ArtifactError
-from infra.delta_sink import WRITER
 from infra.row_marks import LISTED_AT_ONCE, among, moment, quoted
 from infra.settings import Settings
+from infra.sink_table import WRITER
 from infra.stored_contexts import id_in, month_in, read, whole
 from infra.tables import (
-    DROPPED,
+    DECIDED,
     PARKED,
-    PREFERENCES,
     STORE_ERRORS,
     TableError,
     one_line,
@@ -42,7 +41,7 @@ from streams.errors import Invalid, Misconfigured, Transient
 from streams.life import MESH_CHANGED
 from streams.mesh import MeshError
 from streams.metrics import Metrics
-from streams.records import Contexts, Preference
+from streams.records import Contexts, Ideal, Preference
 from streams.topics import CONTEXTS, Topic
 
 log = logging.getLogger(__name__)
@@ -70,7 +69,7 @@ OLDER = "older"
 class Publish(Protocol):
     """Publishes a record and returns when the broker has it. Raises `Transient`, `Invalid`."""
 
-    async def __call__(self, topic: Topic, record: Contexts | Preference) -> None: ...
+    async def __call__(self, topic: Topic, record: Contexts | Preference | Ideal) -> None: ...
 
 
 @asynccontextmanager
@@ -147,7 +146,7 @@ async def sweep(
         metrics.parked_given_up.inc(len(lost))
     _show(metrics, staying, now)
     recent = now - timedelta(seconds=2 * settings.parked.check_every) - OVERTAKEN_FOR
-    for table in (PREFERENCES, DROPPED):
+    for table in DECIDED:
         await _overtaken(settings, table, recent, lookup, publish)
 
 
@@ -228,23 +227,26 @@ async def _give_up(settings: Settings, rows: Sequence[Row], publish: Publish) ->
         late = [row for row in part if row["id"] not in there]
         whole_rows = await asyncio.to_thread(whole, settings, PARKED, late)
         made = {row["id"]: given_up(row, NEVER_INDEXED) for row in whole_rows}
-        lost |= there | await _confirmed(topics.PREFERENCES, list(made.values()), publish)
+        ideals = [each for each in made.values() if isinstance(each, Ideal)]
+        others = [each for each in made.values() if isinstance(each, Preference)]
+        lost |= there | await _confirmed(topics.IDEAL, ideals, publish)
+        lost |= await _confirmed(topics.PREFERENCES, others, publish)
     return lost
 
 
 def _final(settings: Settings, ids: set[str]) -> set[str]:
     """Those of the ids that have a row which is not waiting."""
     query = f"select id from rows where {id_in(ids)}"  # noqa: S608
-    tables = (PREFERENCES, DROPPED) if ids else ()
+    tables = DECIDED if ids else ()
     return {row["id"] for table in tables for row in read(settings, table, query)}
 
 
 async def _confirmed(
-    topic: Topic, records: Sequence[Contexts | Preference], publish: Publish
+    topic: Topic, records: Sequence[Contexts | Preference | Ideal], publish: Publish
 ) -> set[str]:
     """Publish records; the ids of those that the broker has. Raises `Transient`."""
 
-    async def one(record: Contexts | Preference) -> str | None:
+    async def one(record: Contexts | Preference | Ideal) -> str | None:
         try:
             await publish(topic, record)
         except Invalid as error:

@@ -69,8 +69,8 @@ def _record(row: Row) -> Panel:
             generator = f"{row[f'generator{side}']}@{row[f'revision{side}']}"
             parts.append(_question(sign, row[f"question{side}"], row[f"score{side}"], generator))
             parts.append(_context(row[f"context{side}"]))
-    if row.get("answer"):
-        parts.append(Text.assemble(("a   ", "bold"), row["answer"]))
+    if row.get("answerer"):
+        parts.append(_answer(row))
     return _panel(row, parts, f"{row['mode']} retrieval")
 
 
@@ -83,7 +83,8 @@ def _undecided(row: Row) -> Panel:
         generator = f"{candidate['generator']}@{candidate['revision']}"
         score = candidate["score"] if candidate["unscored"] is None else candidate["unscored"]
         parts.append(_question("q ", text, score, generator))
-    return _panel(row, parts, f"margin {row['margin']:g}")
+    how = f"floor {row['floor']:g}" if row["role"] == "ideal" else f"margin {row['margin']:g}"
+    return _panel(row, parts, how)
 
 
 def _panel(row: Row, parts: list[Any], how: str) -> Panel:
@@ -104,6 +105,13 @@ def _panel(row: Row, parts: list[Any], how: str) -> Panel:
 def _question(sign: str, question: str, score: float | str | None, generator: str) -> Text:
     value = f"{score:.3f}" if isinstance(score, float) else (score or "no score")
     return Text.assemble((f"{sign}  ", "bold"), question, (f"  {value}", "cyan"), f"  {generator}")
+
+
+def _answer(row: Row) -> Text:
+    text = row["answer"] or f"(no answer: {row['answer_rejected']})"
+    model = f"{row['answer_model']}@{row['answer_revision']}"
+    answer = Text.assemble(("a  ", "bold"), text, f"  {row['answerer']} ({model})")
+    return answer.append(f"\n   {row['answer_long']}") if row["answer_long"] else answer
 
 
 def _context(passages: list[Row]) -> Table:

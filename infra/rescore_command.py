@@ -32,6 +32,7 @@ class Options:
     frequency: str | None = None
     terms: str | None = None
     margin: float | None = None
+    floor: float | None = None
 
 
 # What a table's times can be compared with.
@@ -62,13 +63,15 @@ def run(
         return WRONG
     chosen = [table for table in TABLES if not tables or table in tables]
     margin = settings.prefer.margin if options.margin is None else options.margin
+    floor = settings.ideal.floor if options.floor is None else options.floor
     try:
         similarity = _scorer(settings, options)
         before = {table: open_table(settings, table).version() for table in TABLES}
         _say(
             console,
             f"rows of {', '.join(chosen)} under MeSH {similarity.edition}, frequency "
-            f"{similarity.frequency}, terms {similarity.terms}, margin {margin:g}",
+            f"{similarity.frequency}, terms {similarity.terms}, margin {margin:g}, "
+            f"floor {floor:g}",
         )
         tally = rescore(
             settings,
@@ -76,6 +79,7 @@ def run(
             chosen,
             similarity,
             margin,
+            floor,
             dry_run=dry_run,
             tell=lambda month, done: _say(console, f"{month}  {done.read:,} rows read"),
         )
@@ -117,7 +121,11 @@ def _scorer(settings: Settings, options: Options) -> Similarity:
 
 
 def _report(console: Console, tally: Tally) -> None:
-    rest = f", of which {tally.left:,} stay for want of MeSH or candidates" if tally.left else ""
+    rest = (
+        f", of which {tally.left:,} stay for want of MeSH, candidates or an answer"
+        if tally.left
+        else ""
+    )
     _say(console, f"read     {tally.read:,} rows{rest}")
     moves = [f"{count:,} {old} → {new}" for (old, new), count in sorted(tally.moved.items())]
     _say(console, f"moved    {'; '.join(moves) or 'none'}")

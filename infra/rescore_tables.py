@@ -9,6 +9,9 @@ Other writers go on meanwhile. A commit covers rows appended until the table was
 do not stand in its way; where another writer has changed the same rows, the part is done again.
 A row that comes to a table carries the positions of the append stage there, unchanged: so an append
 stage that does not know of it fails to commit, and looks at the tables before it tries again.
+
+No model is called: an ideal record keeps its answer, in `dropped` too, and one that comes to
+`ideal` without has none. One that is parked is left to the stages, which answer it.
 """
 
 import logging
@@ -20,24 +23,25 @@ from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 
 import pyarrow as pa
+from aiokafka import TopicPartition
 from deltalake import CommitProperties, DeltaTable, QueryBuilder, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError
 
+from consumers.answer import gate
 from consumers.append import Row, row
 from consumers.prefer import prefer
 from consumers.score import score
 from consumers.stored import contexts
-from infra.delta_sink import WRITER
 from infra.kafka import topic_name
 from infra.row_marks import LISTED_AT_ONCE, moment, quoted
 from infra.settings import Settings
-from infra.tables import DROPPED, PARKED, PREFERENCES, SCHEMAS, open_table
-from streams import topics
+from infra.sink_table import LEADS_TO, WRITER, application
+from infra.tables import DECIDED, DROPPED, IDEAL, PARKED, PREFERENCES, SCHEMAS, open_table
 from streams.similarity import Similarity
 
 log = logging.getLogger(__name__)
 
-TABLES = (PREFERENCES, DROPPED, PARKED)
+TABLES = (PREFERENCES, IDEAL, DROPPED, PARKED)
 
 FROM = "from rows where"
 
@@ -46,7 +50,7 @@ PART = 10_000
 AT_ONCE = 500
 # How often a month is done again because another writer has changed it meanwhile.
 ATTEMPTS = 20
-# More partitions than the topic of preferences is ever given.
+# More partitions than a topic is ever given.
 PARTITIONS = 256
 
 
@@ -91,7 +95,8 @@ class Mean:
 class Tally:
     """What became of the rows that were read.
 
-    `left` have no MeSH or no candidates and stay as they are; `moved` counts rows by table before
+    `left` stay as they are: they have no MeSH or no candidates, or the stages are to answer them;
+    `moved` counts rows by table before
     and after; `flipped` are preferences whose questions have changed sides, of `compared`.
     """
 
@@ -122,6 +127,7 @@ def rescore(
     tables: Sequence[str],
     scorer: Similarity,
     margin: float,
+    floor: float,
     *,
     dry_run: bool = False,
     tell: Callable[[str, Tally], None] = lambda month, tally: None,
@@ -130,7 +136,8 @@ def rescore(
 
     Raises `TableError` where a table is missing, `Contended` and deltalake's own errors.
     """
-    run = _Run(settings, span, scorer, margin, dry_run, _appending(settings) if not dry_run else ())
+    appending = {} if dry_run else _appending(settings)
+    run = _Run(settings, scorer, margin, floor, dry_run, appending)
     whole = Tally()
     for month in _months(settings, span, tables):
         of_month = Tally()
@@ -165,26 +172,31 @@ def _parts(settings: Settings, table: str, where: str) -> Iterator[str]:
         yield part if end is None else f"{part} and arrived < {moment(end)}"
 
 
-def _appending(settings: Settings) -> tuple[str, ...]:
-    """The names under which the append stage keeps its positions, see `infra.delta_sink`.
+def _appending(settings: Settings) -> dict[str, tuple[str, ...]]:
+    """By table, the names under which the append stage keeps its positions there.
 
     They are asked for one by one, and each has to be looked for in the log: so once a run.
     """
-    topic = topic_name(settings, topics.PREFERENCES)
-    names = [f"append/{topic}/{partition}" for partition in range(PARTITIONS)]
-    # Every table has a position for each partition.
-    delta = open_table(settings, PREFERENCES)
-    return tuple(name for name in names if delta.transaction_version(name) is not None)
+    found: dict[str, tuple[str, ...]] = dict.fromkeys(TABLES, ())
+    for topic, tables in LEADS_TO.items():
+        name = topic_name(settings, topic)
+        names = [application(TopicPartition(name, number)) for number in range(PARTITIONS)]
+        # Every table that a topic leads to has a position for each partition.
+        delta = open_table(settings, tables[0])
+        held = tuple(each for each in names if delta.transaction_version(each) is not None)
+        for table in tables:
+            found[table] += held
+    return found
 
 
 @dataclass(frozen=True, slots=True)
 class _Run:
     settings: Settings
-    span: Span
     scorer: Similarity
     margin: float
+    floor: float
     dry_run: bool
-    appending: tuple[str, ...]
+    appending: dict[str, tuple[str, ...]]
 
 
 class _Portion:
@@ -243,7 +255,11 @@ class _Portion:
         kept = contexts(self._table, old)
         if not kept.source.mesh or not kept.retrievals:
             return self._table, old
-        table, new = row(prefer(score(kept, self._run.scorer), self._run.margin))
+        scored = score(kept, self._run.scorer)
+        judged = prefer(scored, self._run.margin) or gate(scored, self._run.floor)
+        table, new = row(judged)
+        if table == IDEAL and self._table == PARKED:
+            return self._table, old
         if table == PARKED and self._table != PARKED:
             # What has been decided does not wait again: its id is taken, see `infra.delta_sink`.
             table = DROPPED
@@ -270,9 +286,9 @@ class _Portion:
             there = self._there(delta, rows.column("id").to_pylist())
             if self._table == PARKED:
                 # What waited may have gone on meanwhile, and been decided the other way.
-                other = DROPPED if target == PREFERENCES else PREFERENCES
-                decided = open_table(self._run.settings, other)
-                there |= self._there(decided, rows.column("id").to_pylist())
+                for other in DECIDED:
+                    decided = open_table(self._run.settings, other)
+                    there |= self._there(decided, rows.column("id").to_pylist())
             missing, taken = [], set(there)
             for place, id in enumerate(rows.column("id").to_pylist()):
                 if id not in taken:
@@ -286,7 +302,7 @@ class _Portion:
                     rows.take(pa.array(missing, pa.int64())),
                     mode="append",
                     writer_properties=WRITER,
-                    commit_properties=CommitProperties(app_transactions=self._fence(delta)),
+                    commit_properties=CommitProperties(app_transactions=self._fence(target, delta)),
                 )
                 return
             except CommitFailedError:
@@ -297,7 +313,7 @@ class _Portion:
         """The ids of parked rows that another table has too: they do not wait any more."""
         return {
             id
-            for table in (PREFERENCES, DROPPED)
+            for table in DECIDED
             for id in self._there(
                 open_table(self._run.settings, table), [each["id"] for each in rows]
             )
@@ -312,9 +328,10 @@ class _Portion:
             there.update(each["id"] for some in found for each in some)
         return there
 
-    def _fence(self, delta: DeltaTable) -> list[Transaction]:
+    def _fence(self, target: str, delta: DeltaTable) -> list[Transaction]:
         """The append stage's positions as they are, and a count that two of these runs share."""
-        held = [(name, delta.transaction_version(name)) for name in self._run.appending]
+        names = self._run.appending[target]
+        held = [(name, delta.transaction_version(name)) for name in names]
         runs = delta.transaction_version("rescore") or 0
         return [
             Transaction("rescore", runs + 1),
@@ -350,6 +367,8 @@ def _answer(delta: DeltaTable, query: str) -> Iterator[list[Row]]:
 def _scores(table: str, of: Row) -> list[float]:
     if table == PREFERENCES:
         return [of["score_chosen"], of["score_rejected"]]
+    if table == IDEAL:
+        return [of["score"]]
     return [each["score"] for each in of["candidates"] if each["score"] is not None]
 
 

@@ -11,9 +11,8 @@ from infra.batcher import Batcher
 from infra.row_marks import among, quoted
 from infra.settings import Settings
 from infra.tables import (
-    DROPPED,
+    DECIDED,
     PARKED,
-    PREFERENCES,
     STORE_ERRORS,
     TableError,
     one_line,
@@ -50,7 +49,7 @@ class StoredContexts:
 def _find(settings: Settings, asked: set[Asked]) -> dict[Asked, tuple[Contexts, ...]]:
     found: dict[Asked, list[tuple[datetime, Contexts]]] = defaultdict(list)
     meant = among("pmid", {pmid for pmid, _ in asked})
-    for table in (PREFERENCES, DROPPED, PARKED):
+    for table in (*DECIDED, PARKED):
         # The columns of keys are small; contexts are read of the rows that are meant only.
         query = f"select id, month, pmid, text_hash from rows where {meant}"  # noqa: S608
         keys = read(settings, table, query)

@@ -1,8 +1,7 @@
 """The Delta tables under `tables_uri`: their columns, and how they are made and opened.
 
-`preferences`, `dropped` and `parked` are written by the append stage; `ideal` is made empty. All
-are partitioned by `month`, that of the record's arrival. The comments on the columns are kept in
-the tables themselves.
+The append stage writes them. All are partitioned by `month`, that of the record's arrival. The
+comments on the columns are kept in the tables themselves.
 """
 
 import re
@@ -19,8 +18,12 @@ DROPPED = "dropped"
 PARKED = "parked"
 IDEAL = "ideal"
 
-# A training run can read the version it is pinned to for a day; a row's time of appending tells
-# for ever which versions have it. Every commit lists the log, so a long one would slow them down.
+# An id is kept once over these; in `parked` a record only waits.
+DECIDED = (PREFERENCES, IDEAL, DROPPED)
+
+# A training run can read the version it is pinned to for a day, and copies what it trains on as it
+# begins; a row's time of appending tells for ever which versions have it. Every commit lists the
+# log: kept for a week, at a commit in five seconds, it would make each take five times as long.
 # By the statistics files are passed over, and two writers know that they do not meet.
 CONFIGURATION: dict[str, str | None] = {
     "delta.checkpointInterval": "100",
@@ -56,7 +59,7 @@ PASSAGE = pa.struct(
 )
 
 GENERATED = (
-    _field("generator", pa.string(), "which generator wrote the question (theta1, theta2)"),
+    _field("generator", pa.string(), "which generator wrote the question (theta1, …)"),
     _field("model", pa.string(), "name that its model was served under"),
     _field("revision", pa.string(), "revision of the model"),
     _field("prompt", pa.string(), "name and version of the prompt"),
@@ -65,6 +68,25 @@ GENERATED = (
     _field("max_tokens", pa.int64(), "bound on the completion"),
     _field("seed", pa.int64(), "seed of the last attempt"),
     _field("attempts", pa.int64(), "attempts it took"),
+    _field("prompt_tokens", pa.int64(), "tokens of the prompt, of all attempts"),
+    _field("completion_tokens", pa.int64(), "tokens that were written, in all attempts"),
+)
+
+ANSWERED = (
+    _field("answer", pa.string(), "a, the answer to q given c (yes, no, maybe), null without one"),
+    _field("answer_long", pa.string(), "its reasons, where the prompt asks for them"),
+    _field("answer_rejected", pa.string(), "why no attempt could be read, where none could"),
+    _field("answerer", pa.string(), "which static model answered, null where none was asked"),
+    _field("answer_model", pa.string(), "name that this model was served under"),
+    _field("answer_revision", pa.string(), "revision of this model"),
+    _field("answer_prompt", pa.string(), "name and version of the answering prompt"),
+    _field("answer_temperature", pa.float64(), "sampling temperature of the answer"),
+    _field("answer_top_p", pa.float64(), "nucleus of the answer's sampling"),
+    _field("answer_max_tokens", pa.int64(), "bound on the answer"),
+    _field("answer_seed", pa.int64(), "seed of the last attempt to answer"),
+    _field("answer_attempts", pa.int64(), "attempts that the answer took"),
+    _field("answer_prompt_tokens", pa.int64(), "tokens of the answering prompt, of all attempts"),
+    _field("answer_completion_tokens", pa.int64(), "tokens of the answer, in all attempts"),
 )
 
 SOURCE = (
@@ -81,8 +103,12 @@ TEXT = (
     _field("indexing", pa.string(), "how NLM indexed it (Curated, Automated), null if unknown"),
 )
 
+MARGIN = _field(
+    "margin", pa.float64(), "least gap between the scores that makes a preference, null for ideal"
+)
+FLOOR = _field("floor", pa.float64(), "least score that makes an ideal record, null for preference")
+
 SCORING = (
-    _field("margin", pa.float64(), "least gap between the scores that makes a preference"),
     _field("mesh_edition", pa.string(), "edition of MeSH that the scores are of"),
     _field("frequency", pa.string(), "frequency of the information content (KAILIN, eq. 1)"),
 )
@@ -123,14 +149,22 @@ CANDIDATE = pa.struct(
     ]
 )
 
-# What has no winner keeps all that a later MeSH, or another edition of it, can be scored with.
+# What is not used keeps all that a later MeSH, or another edition of it, can be scored with.
 UNDECIDED = pa.schema(
     [
         *SOURCE,
+        _field("role", pa.string(), "what it was meant for (preference, ideal)"),
         *TEXT,
-        _field("outcome", pa.string(), "tie or unscorable"),
-        _field("reason", pa.string(), "why it is no preference"),
+        _field("outcome", pa.string(), "tie, below the gate or unscorable"),
+        _field("reason", pa.string(), "why it is neither preference nor ideal"),
         _field("candidates", pa.list_(CANDIDATE), "the questions there were, best first"),
+        _field(
+            "answered",
+            pa.struct(ANSWERED),
+            "the answer that it had as an ideal record, null where it never was one",
+        ),
+        MARGIN,
+        FLOOR,
         *SCORING,
         MODE,
         STANDING,
@@ -140,7 +174,17 @@ UNDECIDED = pa.schema(
 
 SCHEMAS: dict[str, pa.Schema] = {
     PREFERENCES: pa.schema(
-        [*SOURCE, *TEXT, *_side("chosen"), *_side("rejected"), *SCORING, MODE, STANDING, *TIMES]
+        [
+            *SOURCE,
+            *TEXT,
+            *_side("chosen"),
+            *_side("rejected"),
+            MARGIN,
+            *SCORING,
+            MODE,
+            STANDING,
+            *TIMES,
+        ]
     ),
     DROPPED: UNDECIDED,
     PARKED: UNDECIDED,
@@ -149,13 +193,11 @@ SCHEMAS: dict[str, pa.Schema] = {
             *SOURCE,
             *TEXT,
             _field("question", pa.string(), "q, written by theta3"),
-            _field("context", pa.list_(PASSAGE), "c, what was retrieved for q, best first"),
-            _field("answer", pa.string(), "a, the answer to q given c"),
             _field("score", pa.float64(), "alignment of c with the source record, 0 to 1"),
             *GENERATED,
-            _field("answer_model", pa.string(), "name that the answering model was served under"),
-            _field("answer_revision", pa.string(), "revision of the answering model"),
-            _field("answer_prompt", pa.string(), "name and version of the answering prompt"),
+            _field("context", pa.list_(PASSAGE), "c, what was retrieved for q, best first"),
+            *ANSWERED,
+            FLOOR,
             *SCORING,
             MODE,
             STANDING,

@@ -24,13 +24,14 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from deltalake import DeltaTable
 
 from engines import free_port
-from fakes.records import preference
+from fakes.records import ideal, preference
 from infra.kafka import client_arguments, topic_name
 from infra.settings import Settings
 from infra.tables import row_counts
 from streams.codec import decode, encode
+from streams.learning import TrainingData
 from streams.records import DeadLetter
-from streams.topics import DEAD_LETTERS, PREFERENCES, RETRACTIONS
+from streams.topics import DEAD_LETTERS, IDEAL, PREFERENCES, RETRACTIONS, TRAINING_DATA, Topic
 
 PARTITIONS = 3
 
@@ -114,6 +115,8 @@ async def create_topics(settings: Settings) -> None:
         await client.create_topics(
             [
                 NewTopic(topic_name(settings, PREFERENCES), PARTITIONS, 1),
+                NewTopic(topic_name(settings, IDEAL), PARTITIONS, 1),
+                NewTopic(topic_name(settings, TRAINING_DATA), 1, 1),
                 NewTopic(
                     topic_name(settings, RETRACTIONS),
                     1,
@@ -159,15 +162,19 @@ def workers(settings: Settings, directory: Path) -> Iterator[Callable[..., Worke
             print(worker.log[-4000:])
 
 
-async def publish(settings: Settings, *messages: tuple[int, bytes | None]) -> None:
-    """Messages by PMID; a record's partition is a function of it."""
+async def publish(
+    settings: Settings, *messages: tuple[int, bytes | None], topic: Topic | None = None
+) -> None:
+    """Messages by PMID; a record's partition is a function of it.
+
+    Each goes to the topic of its record, what is none to `preferences`, or all to `topic`.
+    """
     producer = AIOKafkaProducer(**client_arguments(settings), enable_idempotence=True)
     await producer.start()
     try:
-        name = topic_name(settings, PREFERENCES)
         sent = [
             await producer.send(
-                name,
+                topic_name(settings, topic or _topic(value)),
                 value,
                 key=b"%d" % pmid,
                 partition=pmid % PARTITIONS,
@@ -180,12 +187,25 @@ async def publish(settings: Settings, *messages: tuple[int, bytes | None]) -> No
         await producer.stop()
 
 
+def _topic(value: bytes | None) -> Topic:
+    return IDEAL if value and value.startswith(b'{"schema":"ideal/') else PREFERENCES
+
+
 def message(pmid: int, **changes: object) -> tuple[int, bytes]:
     return pmid, encode(preference(pmid, **changes))
 
 
 def tie(pmid: int) -> tuple[int, bytes]:
     return message(pmid, outcome="tie", reason="gap under the margin")
+
+
+def answered(pmid: int, **changes: object) -> tuple[int, bytes]:
+    """An ideal record, whose PMID no preference has: its id would be the same."""
+    return pmid, encode(ideal(pmid, **changes))
+
+
+def below(pmid: int) -> tuple[int, bytes]:
+    return answered(pmid, outcome="below the gate", reason="low alignment", answer=None)
 
 
 async def until(condition: Callable[[], object], within: float = 60) -> None:
@@ -222,6 +242,11 @@ async def all_messages(settings: Settings, name: str) -> list[bytes | None]:
         return found
     finally:
         await consumer.stop()
+
+
+async def training_data(settings: Settings) -> list[TrainingData]:
+    name = topic_name(settings, TRAINING_DATA)
+    return [decode(TrainingData, value or b"") for value in await all_messages(settings, name)]
 
 
 async def dead_letters(settings: Settings) -> list[DeadLetter]:

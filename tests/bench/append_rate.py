@@ -24,10 +24,11 @@ from prometheus_client import CollectorRegistry
 
 sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 
-from consumers.append import row
+from fakes.entries import entry
 from fakes.records import preference
-from infra.delta_sink import DeltaSink, Entry
+from infra.delta_sink import DeltaSink
 from infra.settings import Settings
+from infra.sink_table import Entry
 from infra.tables import row_counts
 from streams.metrics import Metrics
 
@@ -48,7 +49,7 @@ def main() -> None:
 def measure(directory: Path, rows: int, part: int, batch: int) -> float:
     """Append, print the rate of each part, and return the last part's rate over the first's."""
     settings = Settings(tables=str(directory))
-    sink = DeltaSink(settings, "preferences", Metrics(CollectorRegistry()))
+    sink = DeltaSink(settings, Metrics(CollectorRegistry()))
     sink.open()
     rates: list[tuple[float, float]] = []
     seconds = cpu = 0.0
@@ -67,7 +68,7 @@ def measure(directory: Path, rows: int, part: int, batch: int) -> float:
     size = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
     memory = psutil.Process().memory_info().rss
     began = time.perf_counter()
-    DeltaSink(settings, "preferences", Metrics(CollectorRegistry())).open()
+    DeltaSink(settings, Metrics(CollectorRegistry())).open()
     opened = time.perf_counter() - began
     print(f"{row_counts(settings)}, {size / 1e6:,.0f} MB on disk, {memory / 1e6:,.0f} MB of memory")
     print(f"opening the tables with their ids: {opened:.1f} s")
@@ -96,16 +97,7 @@ def batches(rows: int, batch: int) -> Iterator[list[Entry]]:
                 ),
                 outcome="tie" if known % 10 == 0 else "preference",
             )
-            table, columns = row(record)
-            entries.append(
-                Entry(
-                    partition=known % PARTITIONS,
-                    offset=number,
-                    timestamp=number,
-                    table=table,
-                    row=columns,
-                )
-            )
+            entries.append(entry(number, record, known % PARTITIONS, timestamp=number))
         yield entries
 
 

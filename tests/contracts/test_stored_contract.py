@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from consumers.append import row
 from consumers.ports import Stored
-from fakes.records import alignment, preference, source, unscored
+from fakes.entries import entry
+from fakes.records import alignment, answer, ideal, preference, source, unscored
 from fakes.stored import FakeStored
-from infra.delta_sink import DeltaSink, Entry
+from infra.delta_sink import DeltaSink
 from infra.settings import Settings
 from infra.stored_contexts import StoredContexts
 from streams.metrics import Metrics
-from streams.records import Preference, text_hash
+from streams.records import Ideal, Preference, text_hash
 
 
 @dataclass
@@ -34,13 +34,11 @@ def shelf(request: pytest.FixtureRequest, tmp_path: Path) -> Shelf:
     settings = Settings(tables=str(tmp_path / "tables"))
     offsets = count()
 
-    def add(*added: Preference) -> None:
-        sink = DeltaSink(settings, "preferences", Metrics(CollectorRegistry()))
+    def add(*added: Preference | Ideal) -> None:
+        sink = DeltaSink(settings, Metrics(CollectorRegistry()))
         sink.open()
         for record in added:
-            table, columns = row(record)
-            entry = Entry(partition=0, offset=next(offsets), timestamp=0, table=table, row=columns)
-            sink.append([entry])
+            sink.append([entry(next(offsets), record)])
 
     return Shelf(StoredContexts(settings), add)
 
@@ -69,17 +67,39 @@ async def test_nothing_is_kept_where_nothing_was_appended(shelf: Shelf) -> None:
 
 @pytest.mark.parametrize(
     "kept",
-    [waiting(1001), preference(1001), preference(1001, outcome="tie", reason="equal")],
-    ids=["parked", "preferences", "dropped"],
+    [
+        waiting(1001),
+        preference(1001),
+        preference(1001, outcome="tie", reason="equal"),
+        ideal(1001),
+        ideal(1001, answer=None),
+        ideal(1001, outcome="below the gate", reason="low alignment"),
+        ideal(
+            1001,
+            outcome="unscorable",
+            reason="record without MeSH",
+            alignments=(unscored("theta3", "record without MeSH"),),
+        ),
+    ],
+    ids=[
+        "parked",
+        "preferences",
+        "dropped",
+        "ideal",
+        "ideal without an answer",
+        "dropped, once ideal",
+        "parked, once ideal",
+    ],
 )
-async def test_contexts_are_found_in_every_table(shelf: Shelf, kept: Preference) -> None:
-    shelf.add(kept, preference(1002))
+async def test_contexts_are_found_in_every_table(shelf: Shelf, kept: Preference | Ideal) -> None:
+    shelf.add(kept, preference(1002), ideal(1003, answer=answer(decision="no")))
 
     (found,) = await shelf.stored(1001, text(1001))
 
     assert (found.id, found.source) == (kept.id, kept.source)
-    assert [r.passages for r in found.retrievals] == [a.retrieval.passages for a in kept.alignments]
-    assert {r.mode for r in found.retrievals} == {"hybrid"}
+    assert list(found.retrievals) == [alignment.retrieval for alignment in kept.alignments]
+    assert found.role == ("ideal" if isinstance(kept, Ideal) else "preference")
+    assert found.answer == (kept.answer if isinstance(kept, Ideal) else None)
 
 
 async def test_another_text_of_the_record_is_not_meant(shelf: Shelf) -> None:

@@ -14,6 +14,7 @@ from deltalake import DeltaTable
 
 from append_engine import (
     Worker,
+    answered,
     make_settings,
     message,
     publish,
@@ -77,12 +78,13 @@ async def test_before_and_after_and_lifted(settings, start):
     await retract(settings, (1, "deleted"), (2, "retracted"))
     await retract(settings, (3, "deleted"), abort=True)
     worker = start()
-    await publish(settings, *map(message, range(1, 6)), tie(6))
-    await until(lambda: total(settings) == 6)
+    await publish(settings, *map(message, range(1, 6)), tie(6), answered(7), answered(8))
+    await until(lambda: total(settings) == 8)
     assert marks(settings) == {1: "deleted", 2: "retracted", 3: None, 4: None, 5: None}
-    await retract(settings, (4, "erratum"), (6, "deleted"), (99, "deleted"))
+    await retract(settings, (4, "erratum"), (6, "deleted"), (7, "deleted"), (99, "deleted"))
     await until(lambda: marks(settings)[4] == "erratum")
     await until(lambda: marks(settings, "dropped") == {6: "deleted"})
+    await until(lambda: marks(settings, "ideal") == {7: "deleted", 8: None})
     await retract(settings, (1, None), (4, None))
     await until(lambda: marks(settings)[4] is None)
     assert marks(settings) == {1: None, 2: "retracted", 3: None, 4: None, 5: None}

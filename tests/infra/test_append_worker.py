@@ -10,11 +10,14 @@ from pathlib import Path
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import CommitFailedError
+from deltalake import DeltaTable
 
 from append_engine import (
     PARTITIONS,
     Worker,
     admin,
+    answered,
+    below,
     create_topics,
     dead_letters,
     make_settings,
@@ -23,6 +26,7 @@ from append_engine import (
     rows,
     tie,
     total,
+    training_data,
     until,
     workers,
 )
@@ -30,7 +34,7 @@ from consumers.stage import MISCONFIGURED
 from engines import KafkaEngine
 from infra.kafka import client_arguments, group_name, topic_name
 from infra.settings import Settings
-from streams.topics import PREFERENCES
+from streams.topics import IDEAL, PREFERENCES, TRAINING_DATA
 
 pytestmark = pytest.mark.kafka
 
@@ -81,6 +85,69 @@ async def test_each_record_once_though_the_worker_is_killed_at_random(settings, 
     assert await dead_letters(settings) == []
 
 
+async def test_both_topics_each_record_once_though_the_worker_is_killed_at_random(settings, start):
+    """1,500 compared and 1,500 ideal records, 600 of them sent again, and 12 × kill −9."""
+    chance = random.Random(11)
+    pmids = list(range(1, 3001))
+
+    def sent(pmid: int, *, other: bool = False) -> tuple[int, bytes]:
+        """Odd ones are ideal; one in five of each is not used, or its repetition is."""
+        used = (pmid % 5 != 0) != other
+        if pmid % 2:
+            return answered(pmid) if used else below(pmid)
+        return message(pmid) if used else tie(pmid)
+
+    order = [sent(pmid) for pmid in pmids]
+    order += [sent(pmid, other=chance.random() < 0.3) for pmid in chance.sample(pmids, 600)]
+    worker = start()
+    for at in range(0, len(order), 300):
+        await publish(settings, *order[at : at + 300])
+        await asyncio.sleep(chance.uniform(0.3, 3.0))
+        worker.kill()
+        worker.start()
+    await until(lambda: total(settings) >= 3000)
+    await publish(settings, message(9000), answered(9001), answered(9003))
+    await until(lambda: total(settings) >= 3003)
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0
+    assert rows(settings, "dropped") == [pmid for pmid in pmids if pmid % 5 == 0]
+    used = [pmid for pmid in pmids if pmid % 5]
+    assert rows(settings) == [pmid for pmid in used if pmid % 2 == 0] + [9000]
+    assert rows(settings, "ideal") == [pmid for pmid in used if pmid % 2] + [9001, 9003]
+    assert await dead_letters(settings) == []
+
+
+async def test_what_there_is_to_train_on_is_told(settings, start):
+    worker = start()
+    await publish(settings, message(1), message(2), tie(3), answered(4), below(5))
+    await until(lambda: total(settings) == 5)
+    await publish(settings, tie(6), below(7))
+    await until(lambda: total(settings) == 7)
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0
+    told = await training_data(settings)
+    added = {
+        name: sum(t.added for t in told if t.table == name) for name in ("preferences", "ideal")
+    }
+    assert added == {"preferences": 2, "ideal": 1}
+    for name in added:
+        newest = max((t for t in told if t.table == name), key=lambda t: t.version)
+        held = DeltaTable(f"{settings.tables_uri}/{name}", version=newest.version)
+        assert held.count() == newest.rows == added[name]
+
+
+async def test_a_topic_that_nobody_hears_on_holds_nothing_up(settings, start):
+    """There is no topic for training data, and the producer waits for one."""
+    async with admin(settings) as client:
+        await client.delete_topics([topic_name(settings, TRAINING_DATA)])
+    worker = start()
+    for first in range(1, 61, 20):
+        await publish(settings, *map(message, range(first, first + 20)))
+        await until(lambda first=first: total(settings) == first + 19, within=20)
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0
+
+
 async def test_a_worker_that_was_taken_for_dead_writes_nothing_twice(settings, start):
     """Two workers in turn hold the same partitions: the one that was stopped wakes up as a zombie.
 
@@ -116,20 +183,23 @@ async def test_unusable_messages_go_to_the_dead_letters_and_the_rest_goes_on(set
         message(6, id="not hexadecimal"),
         message(7, alignments=()),
     ]
+    wrong = [message(8), (9, None), answered(13, alignments=())]
     await publish(settings, message(10), *garbage, message(11), message(12))
+    await publish(settings, *wrong, topic=IDEAL)
     await until(lambda: total(settings) == 3)
     await until(lambda: "kailin_dead_letters_total" in worker.metrics())
     worker.signal(signal.SIGTERM)
     assert worker.wait() == 0
     letters = {letter.headers[0]: letter for letter in await dead_letters(settings)}
-    assert len(letters) == len(garbage)
+    assert len(letters) == len(garbage) + len(wrong)
     reasons = ["not JSON", "schema", "field", "no value", "not JSON", "field", "field"]
-    for (pmid, value), reason in zip(garbage, reasons, strict=True):
+    reasons += ["schema", "no value", "field"]
+    for (pmid, value), reason in zip(garbage + wrong, reasons, strict=True):
         letter = letters["trace", base64.b64encode(b"%d" % pmid).decode()]
         assert letter.reason == reason
         assert base64.b64decode(letter.key or "") == b"%d" % pmid
         assert (None if letter.value is None else base64.b64decode(letter.value)) == value
-        assert letter.topic == topic_name(settings, PREFERENCES)
+        assert letter.topic == topic_name(settings, PREFERENCES if pmid < 8 else IDEAL)
 
 
 async def test_too_many_dead_letters_stop_the_stage(settings, start):
@@ -229,7 +299,7 @@ async def test_what_it_measures(settings, start):
     ):
         assert line in page
     lag = [line for line in page.splitlines() if line.startswith("kailin_consumer_lag_records{")]
-    assert len(lag) == PARTITIONS
+    assert len(lag) == 2 * PARTITIONS
     assert all(line.endswith(" 0.0") for line in lag)
 
 

@@ -6,19 +6,21 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from aiokafka import TopicPartition
 from deltalake import DeltaTable
 from prometheus_client import CollectorRegistry
 
-from consumers.append import row
-from fakes.records import preference, unscored
-from infra import delta_sink
-from infra.delta_sink import DeltaSink, Entry, Fenced, Position
+from fakes import entries as entries_of
+from fakes.records import ideal, preference, unscored
+from infra import sink_table
+from infra.delta_sink import DeltaSink
 from infra.row_ids import RowIds
 from infra.settings import Settings
+from infra.sink_table import Entry, Fenced, Position
 from infra.tables import SCHEMAS, TableError, row_counts
 from streams.errors import Transient
 from streams.metrics import Metrics
-from streams.records import Preference
+from streams.records import Ideal, Preference
 
 
 @pytest.fixture
@@ -27,16 +29,17 @@ def settings(tmp_path: Path) -> Settings:
 
 
 def opened(settings: Settings, metrics: Metrics | None = None) -> DeltaSink:
-    sink = DeltaSink(settings, "preferences", metrics or Metrics(CollectorRegistry()))
+    sink = DeltaSink(settings, metrics or Metrics(CollectorRegistry()))
     sink.open()
     return sink
 
 
-def entry(offset: int, record: Preference, partition: int = 0) -> Entry:
-    table, columns = row(record)
-    return Entry(
-        partition=partition, offset=offset, timestamp=1000 + offset, table=table, row=columns
-    )
+def entry(offset: int, record: Preference | Ideal, partition: int = 0) -> Entry:
+    return entries_of.entry(offset, record, partition, timestamp=1000 + offset)
+
+
+def place(partition: int, topic: str = "preferences") -> TopicPartition:
+    return TopicPartition(topic, partition)
 
 
 def entries(*offsets: int, partition: int = 0) -> list[Entry]:
@@ -79,9 +82,78 @@ def test_rows_and_offsets_become_visible_together(settings):
     sink.append([*entries(0, 1, 2), *entries(7, partition=3)])
     assert pmids(settings) == [1, 2, 3, 3008]
     for reader in (sink, opened(settings)):
-        assert reader.positions(0) == [Position(2, 1002)] * 3
-        assert reader.positions(3) == [Position(7, 1007)] * 3
-        assert reader.positions(1) == [None] * 3
+        assert reader.positions(place(0)) == [Position(2, 1002)] * 3
+        assert reader.positions(place(3)) == [Position(7, 1007)] * 3
+        assert reader.positions(place(1)) == [None] * 3
+
+
+def test_each_topic_leads_to_its_tables_and_has_its_own_offsets(settings):
+    sink = opened(settings)
+    late = ideal(3, outcome="below the gate", reason="low alignment")
+    sink.append([*entries(0, 1), entry(0, ideal(5001)), entry(7, late)])
+    assert (pmids(settings), pmids(settings, "ideal")) == ([1, 2], [5001])
+    assert pmids(settings, "dropped") == [3]
+    for reader in (sink, opened(settings)):
+        assert reader.positions(place(0)) == [Position(1, 1001)] * 3
+        assert reader.positions(place(0, "ideal")) == [Position(7, 1007)] * 3
+        assert reader.lead(place(0, "ideal")) == 7
+    # What a topic does not lead to gets no commits of it.
+    version = DeltaTable(f"{settings.tables_uri}/ideal").version()
+    sink.append(entries(2, 3))
+    assert DeltaTable(f"{settings.tables_uri}/ideal").version() == version
+
+
+def test_the_first_of_an_id_is_kept_over_ideal_and_dropped(settings):
+    def below(pmid: int) -> Ideal:
+        return ideal(pmid, outcome="below the gate", reason="low alignment")
+
+    sink = opened(settings)
+    sink.append([entry(0, below(1)), entry(1, ideal(1)), entry(2, ideal(2)), entry(3, below(2))])
+    opened(settings).append([entry(4, ideal(2)), entry(5, ideal(1)), entry(6, ideal(3))])
+    assert (pmids(settings, "ideal"), pmids(settings, "dropped")) == ([2, 3], [1])
+
+
+def test_an_ideal_record_that_waits_leaves_its_id_to_what_becomes_of_it(settings):
+    reason = "record without MeSH"
+    waits = ideal(1, outcome="unscorable", reason=reason, alignments=(unscored("theta3", reason),))
+    sink = opened(settings)
+    sink.append([entry(0, waits)])
+    assert pmids(settings, "parked") == [1]
+    sink.append([entry(1, ideal(1)), entry(2, waits)])
+    assert (pmids(settings, "ideal"), pmids(settings, "parked")) == ([1], [1])
+
+
+def test_what_there_is_to_train_on_is_told_once_it_is_committed(settings):
+    sink = opened(settings)
+    sink.append([*entries(0, 1, 2), entry(3, tie(9)), entry(0, ideal(5001))])
+    told = {news.table: news for news in sink.news()}
+    assert {name: (news.rows, news.added) for name, news in told.items()} == {
+        "preferences": (3, 3),
+        "ideal": (1, 1),
+    }
+    for name, news in told.items():
+        assert (
+            DeltaTable(f"{settings.tables_uri}/{name}", version=news.version).count() == news.rows
+        )
+    assert sink.news() == []
+    # Nothing new: repeated, dropped, or only an offset.
+    sink.append([entry(4, preference(1)), entry(5, tie(10)), entry(1, ideal(5001))])
+    assert sink.news() == []
+
+
+def test_what_was_committed_before_a_failure_is_told_after_it(settings):
+    sink, other = opened(settings), opened(settings)
+    other.append(entries(0, 1, partition=1))
+    log = Path(settings.tables_uri) / "dropped" / "_delta_log"
+    away = log.rename(log.with_name("away"))
+    log.write_text("a file where the log should be")
+    with pytest.raises(Transient, match="dropped"):
+        sink.append(entries(0, 1, 2))
+    log.unlink()
+    away.rename(log)
+    sink.append([*entries(0, 1, 2), *entries(3)])
+    (news,) = sink.news()
+    assert (news.table, news.rows, news.added) == ("preferences", 6, 4)
 
 
 def test_what_the_tables_have_is_left_out(settings):
@@ -129,14 +201,14 @@ def test_a_worker_bears_that_rows_are_taken_out_of_parked(settings):
         at += 2
     assert pmids(settings, "parked") == [1, 3, 5, 7]
     assert pmids(settings) == list(range(100, 108))
-    assert sink.positions(0) == [Position(15, 1015)] * 3
+    assert sink.positions(place(0)) == [Position(15, 1015)] * 3
 
 
 def test_a_compaction_that_meets_a_deletion_leaves_the_table_as_it_was(settings):
     sink = opened(settings)
     for at in range(4):
         sink.append([entry(at, waiting(at + 1))])
-    table = sink._tables[2]
+    table = sink._tables[3]
     DeltaTable(f"{settings.tables_uri}/parked").delete("pmid = 2")
     table._uncompacted = 5
     table.compact()
@@ -147,8 +219,8 @@ def test_a_compaction_that_meets_a_deletion_leaves_the_table_as_it_was(settings)
 
 def test_a_message_without_a_row_moves_the_offset_on(settings):
     sink = opened(settings)
-    sink.append([Entry(partition=0, offset=4, timestamp=9)])
-    assert sink.positions(0) == [Position(4, 9)] * 3
+    sink.append([Entry(partition=place(0), offset=4, timestamp=9)])
+    assert sink.positions(place(0)) == [Position(4, 9)] * 3
     assert row_counts(settings) == dict.fromkeys(SCHEMAS, 0)
 
 
@@ -170,6 +242,23 @@ def test_writers_of_different_partitions_do_not_disturb_each_other(settings):
     assert pmids(settings) == [*range(1, 13), *range(1001, 1013)]
 
 
+@pytest.mark.parametrize("table", ["ideal", "dropped"])
+def test_the_tables_of_ideal_records_are_brought_level_too(settings, table, tmp_path):
+    """As if a worker had died between the commits of a batch of both topics."""
+    below = ideal(9, outcome="below the gate", reason="low alignment")
+    batch = [entry(0, preference(1)), entry(1, tie(2)), entry(0, ideal(8)), entry(1, below)]
+    sink = opened(settings)
+    before = tmp_path / "before"
+    shutil.copytree(f"{settings.tables_uri}/{table}", before)
+    sink.append(batch)
+    shutil.rmtree(f"{settings.tables_uri}/{table}")
+    shutil.copytree(before, f"{settings.tables_uri}/{table}")
+
+    opened(settings).append([*batch, entry(2, ideal(9)), entry(2, preference(3))])
+    assert (pmids(settings), pmids(settings, "ideal")) == ([1, 3], [8])
+    assert pmids(settings, "dropped") == [2, 9]
+
+
 @pytest.mark.parametrize("table", ["preferences", "dropped"])
 def test_a_table_that_a_crash_left_behind_is_brought_level(settings, table, tmp_path):
     """As if the commit to one of the tables had been the last thing a worker did."""
@@ -182,7 +271,7 @@ def test_a_table_that_a_crash_left_behind_is_brought_level(settings, table, tmp_
     shutil.copytree(before, f"{settings.tables_uri}/{table}")
 
     sink = opened(settings)
-    assert None in sink.positions(0)
+    assert None in sink.positions(place(0))
     sink.append(batch[:2])
     sink.append([*batch[2:], entry(4, preference(1)), entry(5, tie(2)), entry(6, preference(6))])
     assert pmids(settings) == [2, 6]
@@ -191,7 +280,7 @@ def test_a_table_that_a_crash_left_behind_is_brought_level(settings, table, tmp_
 
 def test_a_zombie_between_its_two_commits_is_fenced_from_the_second(settings, monkeypatch):
     zombie = opened(settings)
-    first, second, _ = zombie._tables
+    first, _, second, _ = zombie._tables
     batch = [entry(0, tie(1)), entry(1, preference(2))]
     first.commit([batch[1].row], batch)  # and then it is paused
     successor = opened(settings)
@@ -214,12 +303,12 @@ def test_a_store_that_fails_is_transient_and_nothing_is_lost_or_doubled(settings
     away.rename(log)
     sink.append(entries(1, 2))
     assert pmids(settings) == [1, 2, 3]
-    assert sink.positions(0) == [Position(2, 1002)] * 3
+    assert sink.positions(place(0)) == [Position(2, 1002)] * 3
 
 
 def test_ids_are_read_in_batches(settings, monkeypatch):
     """As strings, all at once, they would take several times the memory that they are held in."""
-    monkeypatch.setattr(delta_sink, "ID_BATCH", 4)
+    monkeypatch.setattr(sink_table, "ID_BATCH", 4)
     opened(settings).append(entries(*range(10)))
     sizes = []
     add = RowIds.add
@@ -247,7 +336,7 @@ def test_small_files_are_compacted_and_the_ids_and_offsets_stay(settings):
     files = DeltaTable(f"{settings.tables_uri}/preferences").file_uris()
     assert len(files) < 6
     sink = opened(settings)
-    assert sink.positions(0) == [Position(22, 1022)] * 3
+    assert sink.positions(place(0)) == [Position(22, 1022)] * 3
     sink.append([entry(23, preference(1)), entry(24, preference(500))])
     assert pmids(settings) == [*range(1, 24), 500]
 

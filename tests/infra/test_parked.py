@@ -16,21 +16,22 @@ from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 from prometheus_client import CollectorRegistry
 
-from consumers.append import row
+from consumers.answer import gate
 from consumers.prefer import prefer
 from consumers.score import score
 from fakes import records as example
+from fakes.entries import entry
 from fakes.mesh import metals
 from fakes.search import FakeLibrary
 from infra import mesh_edition, parked
-from infra.delta_sink import DeltaSink, Entry
+from infra.delta_sink import DeltaSink
 from infra.parked import sweep, sweeping
 from infra.settings import Settings
 from infra.tables import PARKED, open_table, row_counts, select
 from streams.citation import MeshHeading
 from streams.errors import Invalid, Transient
 from streams.metrics import Metrics
-from streams.records import Contexts, Preference
+from streams.records import Contexts, Ideal, Preference
 from streams.similarity import Similarity
 from streams.topics import Topic
 
@@ -49,25 +50,21 @@ class Stream:
     settings: Settings
     library: FakeLibrary = field(default_factory=lambda: FakeLibrary(1))
     metrics: Metrics = field(default_factory=lambda: Metrics(CollectorRegistry()))
-    published: list[Contexts | Preference] = field(default_factory=list)
+    published: list[Contexts | Preference | Ideal] = field(default_factory=list)
     scorer: Similarity = SCORER
     offset: int = 0
     failures: list[Exception] = field(default_factory=list)
 
-    def append(self, *records: Preference) -> None:
-        sink = DeltaSink(self.settings, "preferences", Metrics(CollectorRegistry()))
+    def append(self, *records: Preference | Ideal) -> None:
+        sink = DeltaSink(self.settings, Metrics(CollectorRegistry()))
         sink.open()
-        entries = []
-        for record in records:
-            table, columns = row(record)
-            place: dict[str, Any] = {"partition": 0, "offset": self.offset, "timestamp": 0}
-            entries.append(Entry(**place, table=table, row=columns))
-            self.offset += 1
-        sink.append(entries)
+        sink.append([entry(at, record) for at, record in enumerate(records, self.offset)])
+        self.offset += len(records)
 
     def scored(self, *many: Contexts) -> None:
         """What score, prefer and append make of contexts."""
-        self.append(*(prefer(score(contexts, self.scorer), 0.01) for contexts in many))
+        alignments = [score(contexts, self.scorer) for contexts in many]
+        self.append(*(prefer(each, 0.01) or gate(each, 0.5) for each in alignments))
 
     def arrive(self) -> None:
         """Whatever was published goes through the stages after."""
@@ -83,7 +80,7 @@ class Stream:
         vector = np.ones(1, dtype=np.float32)
         await self.library.put(example.article(pmid, mesh=headings), vector, version=version)
 
-    async def publish(self, topic: Topic, record: Contexts | Preference) -> None:
+    async def publish(self, topic: Topic, record: Contexts | Preference | Ideal) -> None:
         if self.failures:
             raise self.failures.pop()
         assert topic.record is type(record)
@@ -129,6 +126,61 @@ def waiting(pmid: int = 1001, mesh: tuple[str, ...] = (), **changes: Any) -> Con
             example.retrieval("theta2", passages=copper),
         ),
     )
+
+
+def ideal(pmid: int = 1001, mesh: tuple[str, ...] = (), **changes: Any) -> Contexts:
+    """Contexts of role ideal whose question's fit gold."""
+    return replace(
+        waiting(pmid, mesh, **changes),
+        role="ideal",
+        retrievals=(
+            example.retrieval("theta3", passages=(example.passage(2001, mesh=("D000006",)),)),
+        ),
+    )
+
+
+async def test_an_ideal_record_waits_and_goes_on_too(stream: Stream) -> None:
+    stream.scored(ideal(1001), waiting(1002))
+    await stream.index(1001, MESH[:1])
+    assert stream.counts() == (0, 0, 2)
+
+    await stream.sweep()
+    assert [(c.source.pmid, c.role) for c in stream.published] == [(1001, "ideal")]
+    stream.arrive()
+
+    (row,) = stream.rows("ideal")
+    assert (row["pmid"], row["mesh"], row["score"]) == (1001, list(MESH[:1]), 1.0)
+    assert [parked["pmid"] for parked in stream.rows("parked")] == [1002]
+
+
+async def test_an_ideal_record_that_went_on_before_is_only_taken_out(stream: Stream) -> None:
+    stream.scored(ideal(1001))
+    await stream.index(1001, MESH[:1])
+    await stream.sweep()
+    stream.arrive()
+    stream.scored(ideal(1001))
+    assert (len(stream.rows("ideal")), len(stream.rows("parked"))) == (1, 1)
+
+    await stream.sweep()
+
+    assert (stream.published, stream.rows("parked")) == ([], [])
+
+
+async def test_an_ideal_row_under_other_mesh_keeps_the_answer_it_had(stream: Stream) -> None:
+    answered = replace(ideal(mesh=MESH[:1]), answer=example.answer(decision="no"))
+    stream.scored(answered)
+    open_table(stream.settings, "ideal").update(updates={"retracted": "'MeSH changed'"})
+    await stream.index(1001, MESH)
+
+    await stream.sweep(datetime.now(UTC))
+    stream.arrive()
+
+    old, new = stream.rows("ideal")
+    assert (old["mesh"], new["mesh"]) == (list(MESH[:1]), list(MESH))
+    assert old["id"] != new["id"]
+    answers = [{k: v for k, v in r.items() if k.startswith("answer")} for r in (old, new)]
+    assert answers[0] == answers[1]
+    assert (new["answer"], new["answer_prompt_tokens"]) == ("no", 900)
 
 
 async def test_no_tables_are_nothing_to_look_after(stream: Stream) -> None:
@@ -315,6 +367,18 @@ async def test_after_a_year_a_record_is_given_up(stream: Stream) -> None:
 
     await stream.sweep()
     assert stream.published == []
+
+
+async def test_an_ideal_record_is_given_up_as_one(stream: Stream) -> None:
+    stream.scored(ideal(arrived=example.ARRIVED - timedelta(days=326)))
+
+    await stream.sweep()
+    assert [type(p) for p in stream.published] == [Ideal]
+    stream.arrive()
+
+    (lost,) = stream.rows("dropped")
+    assert (lost["role"], lost["reason"], lost["floor"]) == ("ideal", "never indexed", 0.5)
+    assert stream.rows("parked") == []
 
 
 async def test_a_record_whose_mesh_came_at_last_is_not_given_up(stream: Stream) -> None:

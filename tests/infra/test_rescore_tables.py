@@ -11,17 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiokafka import TopicPartition
 from deltalake import DeltaTable
 from prometheus_client import CollectorRegistry
 from rich.console import Console
 
+from consumers.answer import gate
 from consumers.append import row
 from consumers.prefer import prefer
 from consumers.score import score
 from consumers.stored import contexts as stored
-from fakes.records import candidate, contexts, passage, retrieval, source
+from fakes.entries import entry
+from fakes.records import answer, candidate, contexts, passage, retrieval, source
 from infra import rescore_command, rescore_tables
-from infra.delta_sink import DeltaSink, Entry
+from infra.delta_sink import DeltaSink
 from infra.rescore_command import Options
 from infra.rescore_tables import TABLES, Contended, Span, Tally, rescore
 from infra.retractions import Retractions
@@ -30,14 +33,14 @@ from infra.tables import open_table
 from streams.errors import Transient
 from streams.mesh import Descriptor, build
 from streams.metrics import Metrics
-from streams.records import Contexts, Retraction
+from streams.records import Contexts, Ideal, Preference, Retraction
 from streams.similarity import Similarity
 
 pytestmark = pytest.mark.slow
 
 UIS = [f"D{number:06}" for number in range(1, 13)]
 START = datetime(2026, 2, 20, 12, tzinfo=UTC)
-MARGIN = 0.01
+MARGIN, FLOOR = 0.01, 0.2
 
 
 def edition(name: str, chance: random.Random, uis: list[str]) -> Similarity:
@@ -64,6 +67,9 @@ def settings(tmp_path: Path) -> Settings:
 
 
 def record(number: int, chance: random.Random) -> Contexts:
+    """One in three is of role ideal, half of these with an answer."""
+    is_ideal = number % 3 == 0
+
     def some(low: int = 1) -> tuple[str, ...]:
         return tuple(chance.sample(UIS, chance.randint(low, 3)))
 
@@ -72,13 +78,23 @@ def record(number: int, chance: random.Random) -> Contexts:
             candidate=candidate(name, question=f"Is {name} right about {number}?"),
             passages=tuple(passage(2000 + at, mesh=some(0)) for at in range(3)),
         )
-        for name in ("theta1", "theta2")
+        for name in (("theta3",) if is_ideal else ("theta1", "theta2"))
     )
     mesh = chance.choice([some(), some(), some(), (UIS[11],), (UIS[0],), ()])
     arrived = START + timedelta(hours=7 * number)
     return contexts(
-        number, source=source(number, mesh=mesh, arrived=arrived), retrievals=retrievals
+        number,
+        role="ideal" if is_ideal else "preference",
+        source=source(number, mesh=mesh, arrived=arrived),
+        retrievals=retrievals,
+        answer=answer() if number % 6 == 0 else None,
     )
+
+
+def judged(kept: Contexts, scorer: Similarity) -> Preference | Ideal:
+    """What the stages make of contexts."""
+    scored = score(kept, scorer)
+    return prefer(scored, MARGIN) or gate(scored, FLOOR)
 
 
 class Worker:
@@ -86,18 +102,16 @@ class Worker:
 
     def __init__(self, settings: Settings, retractions: Retractions | None = None) -> None:
         metrics = Metrics(CollectorRegistry())
-        self.sink = DeltaSink(settings, "preferences", metrics, retractions)
+        self.sink = DeltaSink(settings, metrics, retractions)
         self.sink.open()
-        self._next = self.sink.lead(0) + 1
+        leads = (self.sink.lead(TopicPartition(topic, 0)) for topic in ("preferences", "ideal"))
+        self._next = max(leads) + 1
         self.refused = 0
 
     def append(self, records: list[Contexts], scorer: Similarity = OLD) -> None:
-        rows = [row(prefer(score(each, scorer), MARGIN)) for each in records]
-        entries = [
-            Entry(partition=0, offset=offset, timestamp=0, table=table, row=columns)
-            for offset, (table, columns) in enumerate(rows, self._next)
-        ]
-        self._next += len(rows)
+        made = [judged(each, scorer) for each in records]
+        entries = [entry(offset, record) for offset, record in enumerate(made, self._next)]
+        self._next += len(made)
         for _ in range(50):
             try:
                 self.sink.append(entries)
@@ -139,7 +153,10 @@ def anew(before: dict[str, list[Any]], scorer: Similarity = NEW) -> dict[str, li
             if not kept.source.mesh:
                 made[table].append(old)
                 continue
-            target, new = row(prefer(score(kept, scorer), MARGIN))
+            target, new = row(judged(kept, scorer))
+            if (table, target) == ("parked", "ideal"):
+                made[table].append(old)
+                continue
             if target == "parked" and table != "parked":
                 target = "dropped"
             same = {"appended": old["appended"], "retracted": old["retracted"]}
@@ -173,7 +190,7 @@ def test_rows_are_what_the_handlers_make_of_what_they_keep(settings):
     filled(settings)
     before, then = rows(settings), versions(settings)
     expected = anew(before)
-    tally = rescore(settings, Span(), TABLES, NEW, MARGIN)
+    tally = rescore(settings, Span(), TABLES, NEW, MARGIN, FLOOR)
     assert plain(rows(settings)) == plain(expected)
     moves = {(old, new): count for (old, new), count in tally.moved.items()}
     # The two editions are far enough apart for rows to go every way there is.
@@ -181,19 +198,25 @@ def test_rows_are_what_the_handlers_make_of_what_they_keep(settings):
         ("parked", "preferences"),
         ("preferences", "dropped"),
         ("dropped", "preferences"),
+        ("ideal", "dropped"),
+        ("dropped", "ideal"),
     }
     assert tally.read == 60
     assert tally.flipped
-    assert tally.left == sum(not each["mesh"] for held in before.values() for each in held)
+    # A parked record that could be ideal now is for the stages to answer.
+    left = [old for held in before.values() for old in held if not old["mesh"]]
+    to_answer = [old for old in before["parked"] if old["mesh"] and old in expected["parked"]]
+    assert to_answer
+    assert tally.left == len(left) + len(to_answer)
     # The old versions are readable as they were.
     assert rows(settings, then) == before
 
 
 def test_run_again_it_changes_nothing_and_commits_nothing(settings):
     filled(settings)
-    rescore(settings, Span(), TABLES, NEW, MARGIN)
+    rescore(settings, Span(), TABLES, NEW, MARGIN, FLOOR)
     before, then = rows(settings), versions(settings)
-    tally = rescore(settings, Span(), TABLES, NEW, MARGIN)
+    tally = rescore(settings, Span(), TABLES, NEW, MARGIN, FLOOR)
     assert (tally.flipped, dict(tally.moved), tally.changed) == (0, {}, 0)
     assert tally.before == tally.after
     assert versions(settings) == then
@@ -210,7 +233,7 @@ def test_only_rows_that_arrived_in_the_span_are_touched(settings):
         return first <= each["arrived"].date() <= last
 
     wanted = {table: [each for each in held if inside(each)] for table, held in before.items()}
-    tally = rescore(settings, Span(first, last), TABLES, NEW, MARGIN)
+    tally = rescore(settings, Span(first, last), TABLES, NEW, MARGIN, FLOOR)
     after = rows(settings)
     assert tally.read == sum(map(len, wanted.values())) > 10
     for table in TABLES:
@@ -226,19 +249,50 @@ def test_marks_and_times_of_appending_are_kept(settings):
     open_table(settings, "preferences").update(new_values={"retracted": "deleted"})
     appended = {e["id"]: e["appended"] for held in rows(settings).values() for e in held}
     marked = {e["id"] for e in rows(settings)["preferences"]}
-    rescore(settings, Span(), TABLES, NEW, MARGIN)
+    rescore(settings, Span(), TABLES, NEW, MARGIN, FLOOR)
     after = [each for held in rows(settings).values() for each in held]
     assert {e["id"]: e["appended"] for e in after} == appended
     assert {e["id"] for e in after if e["retracted"] == "deleted"} == marked
 
 
+def test_an_answer_outlives_that_its_question_does_not_pass_for_a_while(settings):
+    filled(settings)
+
+    def answers() -> dict[str, Any]:
+        """By id, who answered what."""
+        held = rows(settings)
+        found = {e["id"]: (e["answerer"], e["answer"]) for e in held["ideal"]}
+        undecided = [e for name in ("dropped", "parked") for e in held[name]]
+        found |= {
+            e["id"]: (e["answered"]["answerer"], e["answered"]["answer"])
+            for e in undecided
+            if e["answered"]
+        }
+        return {id: of for id, of in found.items() if of[0]}
+
+    before = answers()
+    assert len(before) == 10
+    rescore(settings, Span(), TABLES, OLD, MARGIN, 1.0)
+    assert [e["score"] for e in rows(settings)["ideal"] if e["score"] < 1] == []
+    assert answers() == before
+    rescore(settings, Span(), TABLES, OLD, MARGIN, 0.0)
+    passed = rows(settings)["ideal"]
+    assert {e["floor"] for e in passed} == {0.0}
+    assert {e["id"] for e in passed} & before.keys() == {e["id"] for e in passed if e["answer"]}
+    assert answers() == before
+
+
 def test_a_dry_run_tells_the_same_and_writes_nothing(settings):
     filled(settings)
     before, then = rows(settings), versions(settings)
-    dry = rescore(settings, Span(), TABLES, NEW, MARGIN, dry_run=True)
+    dry = rescore(settings, Span(), TABLES, NEW, MARGIN, FLOOR, dry_run=True)
     assert (rows(settings), versions(settings)) == (before, then)
-    wet = rescore(settings, Span(), TABLES, NEW, MARGIN)
-    assert dry == wet
+    wet = rescore(settings, Span(), TABLES, NEW, MARGIN, FLOOR)
+    # Rows are summed up in another order where they have moved meanwhile.
+    assert (dry.before.value, dry.after.value) == pytest.approx(
+        (wet.before.value, wet.after.value), rel=1e-12
+    )
+    assert replace(dry, before=wet.before, after=wet.after) == wet
 
 
 class Crash(Exception):
@@ -265,10 +319,10 @@ def test_a_crash_between_the_tables_is_made_good_by_running_it_again(
 
     monkeypatch.setattr(rescore_tables._Portion, step, crashing)
     with pytest.raises(Crash):
-        rescore(settings, Span(), TABLES, NEW, MARGIN)
+        rescore(settings, Span(), TABLES, NEW, MARGIN, FLOOR)
     assert set(ids(settings)) == set(everyone)
     monkeypatch.undo()
-    rescore(settings, Span(), TABLES, then, MARGIN)
+    rescore(settings, Span(), TABLES, then, MARGIN, FLOOR)
     assert ids(settings) == everyone
     if then is NEW:
         assert plain(rows(settings)) == plain(anew(before))
@@ -297,15 +351,16 @@ def test_appends_meanwhile_survive(settings):
     thread = threading.Thread(target=appending)
     thread.start()
     while thread.is_alive():
-        rescore(settings, Span(), TABLES, NEW, MARGIN)
+        rescore(settings, Span(), TABLES, NEW, MARGIN, FLOOR)
     thread.join()
     assert failed == []
     assert ids(settings) == everyone + Counter(each.id for each in late)
-    rescore(settings, Span(), TABLES, NEW, MARGIN)
+    rescore(settings, Span(), TABLES, NEW, MARGIN, FLOOR)
     assert ids(settings) == everyone + Counter(each.id for each in late)
-    assert {e["mesh_edition"] for held in rows(settings).values() for e in held if e["mesh"]} == {
-        "2025"
-    }
+    scored = [each for held in rows(settings).values() for each in held if each["mesh"]]
+    # What waits to be answered stays as it was.
+    to_answer = [e for e in rows(settings)["parked"] if e["role"] == "ideal"]
+    assert {e["mesh_edition"] for e in scored if e not in to_answer} == {"2025"}
 
 
 def test_an_append_between_reading_and_committing_needs_no_second_try(settings, monkeypatch):
@@ -326,11 +381,11 @@ def test_an_append_between_reading_and_committing_needs_no_second_try(settings, 
 
     monkeypatch.setattr(rescore_tables._Portion, "_attempt", counted)
     monkeypatch.setattr(rescore_tables._Portion, "_replace", with_append)
-    tally = rescore(settings, Span(until=date(2026, 2, 28)), TABLES, NEW, MARGIN)
+    tally = rescore(settings, Span(until=date(2026, 2, 28)), TABLES, NEW, MARGIN, FLOOR)
     assert tally.changed
     assert len(attempts) == len(TABLES)
     assert all(count == 1 for count in ids(settings).values())
-    assert len([id for id in ids(settings) if int(id, 16) > 2000]) == 3
+    assert len([id for id in ids(settings) if int(id, 16) > 2000]) == next(late) - 2001 > 2
 
 
 def test_a_row_marked_meanwhile_keeps_its_mark(settings, monkeypatch):
@@ -349,7 +404,7 @@ def test_a_row_marked_meanwhile_keeps_its_mark(settings, monkeypatch):
 
     monkeypatch.setattr(rescore_tables._Portion, "_replace", with_mark)
     everyone = ids(settings)
-    rescore(settings, Span(), TABLES, NEW, MARGIN)
+    rescore(settings, Span(), TABLES, NEW, MARGIN, FLOOR)
     # Where the row has moved, the worker sees it at its next look at the tables.
     worker.sink.mark(())
     found = [e for held in rows(settings).values() for e in held if e["pmid"] == pmid]
@@ -372,13 +427,13 @@ def test_a_row_that_comes_by_both_ways_is_there_once(settings):
         ),
     )
     worker.append([waiting])
-    assert [len(held) for held in rows(settings).values()] == [0, 0, 1]
-    rescore(settings, Span(), TABLES, NEW, MARGIN)
-    assert [len(held) for held in rows(settings).values()] == [1, 0, 0]
+    assert [len(held) for held in rows(settings).values()] == [0, 0, 0, 1]
+    rescore(settings, Span(), TABLES, NEW, MARGIN, FLOOR)
+    assert [len(held) for held in rows(settings).values()] == [1, 0, 0, 0]
     # The worker has not looked at the tables since, so its commit must fail once.
     worker.append([waiting], NEW)
     assert worker.refused == 1
-    assert [len(held) for held in rows(settings).values()] == [1, 0, 0]
+    assert [len(held) for held in rows(settings).values()] == [1, 0, 0, 0]
 
 
 def test_what_another_writer_changes_again_and_again_is_given_up_in_one_line(settings, monkeypatch):
@@ -393,7 +448,7 @@ def test_what_another_writer_changes_again_and_again_is_given_up_in_one_line(set
 
     monkeypatch.setattr(rescore_tables._Portion, "_replace", contended)
     with pytest.raises(Contended, match="have changed 2026-02 3 times"):
-        rescore(settings, Span(), TABLES, NEW, MARGIN)
+        rescore(settings, Span(), TABLES, NEW, MARGIN, FLOOR)
 
 
 def test_small_pieces_make_the_same_tables(settings, monkeypatch):
@@ -401,7 +456,7 @@ def test_small_pieces_make_the_same_tables(settings, monkeypatch):
     monkeypatch.setattr(rescore_tables, "PART", 7)
     filled(settings)
     expected = anew(rows(settings))
-    rescore(settings, Span(), TABLES, NEW, MARGIN)
+    rescore(settings, Span(), TABLES, NEW, MARGIN, FLOOR)
     assert plain(rows(settings)) == plain(expected)
 
 
@@ -419,7 +474,9 @@ def test_the_command_tells_what_has_changed(settings, tmp_path):
     path.write_text("".join(f"{ui}\tname {ui}\t\tA{n:02}\t\n" for n, ui in enumerate(UIS, 1)))
     then = versions(settings)
     text = run(settings, mesh=path, edition="2026", margin=0.0)
-    assert text.startswith("[0] rows of preferences, dropped, parked under MeSH 2026, frequency")
+    assert text.startswith(
+        "[0] rows of preferences, ideal, dropped, parked under MeSH 2026, frequency"
+    )
     assert "read     60 rows, of which" in text
     assert "parked → " in text
     assert "that stay preferences" in text

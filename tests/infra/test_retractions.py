@@ -5,19 +5,20 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from aiokafka import TopicPartition
 from deltalake import DeltaTable
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
-from consumers.append import row
+from fakes.entries import entry
 from fakes.records import ARRIVED, preference, source
 from infra import row_marks
-from infra.delta_sink import DeltaSink, Entry
+from infra.delta_sink import DeltaSink
 from infra.retractions import Retractions
 from infra.settings import Settings
 from streams.metrics import Metrics
-from streams.records import Preference, Retraction
+from streams.records import Ideal, Preference, Retraction
 
 A, B = ("D000001", "D000002"), ("D000001", "D000003")
 
@@ -47,20 +48,15 @@ class Tables:
 
     def __init__(self, settings: Settings, seen: Retractions) -> None:
         self.metrics = Metrics(CollectorRegistry())
-        self.sink = DeltaSink(settings, "preferences", self.metrics, seen)
+        self.sink = DeltaSink(settings, self.metrics, seen)
         self.sink.open()
         self._settings = settings
-        self._offset = max(self.sink.lead(0) + 1, 0)
+        leads = (self.sink.lead(TopicPartition(topic, 0)) for topic in ("preferences", "ideal"))
+        self._offset = max(leads) + 1
 
-    def append(self, *records: Preference) -> None:
-        rows = [row(record) for record in records]
-        self.sink.append(
-            [
-                Entry(partition=0, offset=offset, timestamp=0, table=table, row=columns)
-                for offset, (table, columns) in enumerate(rows, self._offset)
-            ]
-        )
-        self._offset += len(rows)
+    def append(self, *records: Preference | Ideal) -> None:
+        self.sink.append([entry(at, record) for at, record in enumerate(records, self._offset)])
+        self._offset += len(records)
 
     def counted(self, table: str, reason: str) -> float:
         return self.metrics.rows_marked.labels(table, reason)._value.get()
@@ -216,7 +212,7 @@ def test_what_would_rewrite_much_is_several_commits(settings, monkeypatch):
     assert version(settings) == before + 3
     assert {p for p, mark in marks(settings).items() if mark} == {5, 6, 25, 45}
     # Its own commits are no news to the worker.
-    assert all(table.is_known for table in tables.sink._marked)
+    assert all(table.is_known for table in tables.sink._tables)
     tables.append(preference(5), preference(100))
     assert len(marks(settings)) == 61
 
@@ -314,4 +310,4 @@ def test_rows_go_on_being_appended_and_kept_once_after_marking(settings):
     tables.sink.mark([1])
     tables.append(preference(1), preference(2))
     assert marks(settings) == {1: "deleted", 2: None}
-    assert tables.sink.lead(0) == 2
+    assert tables.sink.lead(TopicPartition("preferences", 0)) == 2

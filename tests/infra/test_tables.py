@@ -10,14 +10,14 @@ import pytest
 from prometheus_client import CollectorRegistry
 from rich.console import Console
 
-from consumers.append import row
-from fakes.records import alignment, preference, rejected, retrieval, unscored
-from infra.delta_sink import DeltaSink, Entry
+from fakes.entries import entry
+from fakes.records import alignment, answer, ideal, preference, rejected, retrieval, unscored
+from infra.delta_sink import DeltaSink
 from infra.records_view import show
 from infra.settings import Settings
 from infra.tables import SCHEMAS, TableError, open_table, row_counts
 from streams.metrics import Metrics
-from streams.records import Alignment, Preference
+from streams.records import Alignment, Ideal, Preference
 
 
 @pytest.fixture
@@ -51,16 +51,10 @@ def snippets() -> list[str]:
     return re.findall(r"```python\n(.*?)```", readme.read_text(), re.DOTALL)
 
 
-def append(settings: Settings, *records: Preference, first: int = 0) -> None:
-    sink = DeltaSink(settings, "preferences", Metrics(CollectorRegistry()))
+def append(settings: Settings, *records: Preference | Ideal, first: int = 0) -> None:
+    sink = DeltaSink(settings, Metrics(CollectorRegistry()))
     sink.open()
-    rows = [row(record) for record in records]
-    sink.append(
-        [
-            Entry(partition=0, offset=offset, timestamp=0, table=table, row=columns)
-            for offset, (table, columns) in enumerate(rows, first)
-        ]
-    )
+    sink.append([entry(offset, record) for offset, record in enumerate(records, first)])
 
 
 def printed(table: str, settings: Settings, limit: int = 5, **how: bool) -> str:
@@ -129,6 +123,29 @@ def test_a_dropped_record_is_printed_with_its_reason(filled):
     assert "unscorable: no question" in text
     assert "(no question: not a question)" in text
     assert "0.250" in text
+
+
+def test_an_ideal_record_is_printed_with_its_context_and_answer(settings):
+    long = answer(decision="no", long="Aggregation did not change.")
+    append(settings, ideal(1001, answer=long), ideal(1002, answer=None))
+    text = printed("ideal", settings)
+    assert "q  Does aspirin lower platelet aggregation, asks theta3?  0.600  theta3@base" in text
+    assert "Platelets and salicylates, part 2002." in text
+    assert "a  no  teacher (teacher-70b@base)" in text
+    assert "Aggregation did not change." in text
+    assert text.count("a  ") == 1
+
+
+def test_an_answer_that_could_not_be_read_says_why(settings):
+    append(settings, ideal(1001, answer=answer(decision=None, rejected="no decision")))
+    assert "a  (no answer: no decision)" in printed("ideal", settings)
+
+
+def test_a_question_below_the_gate_is_printed_with_the_floor(settings):
+    append(settings, ideal(1001, outcome="below the gate", reason="low alignment"))
+    text = printed("dropped", settings)
+    assert "below the gate: low alignment" in text
+    assert "floor 0.2" in text
 
 
 def test_a_parked_record_is_printed_with_what_it_waits_for(settings):
