@@ -7,6 +7,8 @@ differs is said in `_cpu`.
 import os
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
 
 import aiohttp
 
@@ -18,26 +20,53 @@ from infra.settings import Server, Settings
 # each generator; beyond this a CPU gains nothing.
 SEQUENCES = 64
 
+# The ranks that vLLM makes room for, and how many adapters at once: the one that serves, the one
+# that it took the place of, and one on trial.
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+ADAPTERS = 3
+
 # Up to here vLLM's threads share all cores with the rest of the machine.
 FEW_CORES = 8
 
 
 def vllm(name: str, settings: Settings) -> Component:
-    """The server `[servers.NAME]`, with every generator's model name that the settings put on it.
+    """The server `[servers.NAME]`, under every name that the settings ask a model of it by.
 
     Fetches or converts the model first, which blocks. Raises `ComponentError`.
     """
     server = settings.servers[name]
-    served = dict.fromkeys(g.model for g in settings.generators if g.server == name)
+    served = dict.fromkeys(asked.model for asked in settings.asked if asked.server == name)
+    flags, env = _adapters(settings) if takes_adapters(name, settings) else ([], {})
+    directory = model_directory(server.source)
+    return _component(
+        name, settings, server, directory, tuple(served) or (name,), server.port, flags, env
+    )
+
+
+def vllm_of(directory: Path, model: str, port: int, settings: Settings) -> Component:
+    """A server for one model of its own, which is otherwise like the server of θ3's origin."""
+    server = settings.servers[origin(settings)]
+    return _component(model, settings, server, directory, (model,), port, [], {})
+
+
+def _component(
+    name: str,
+    settings: Settings,
+    server: Server,
+    directory: Path,
+    served: tuple[str, ...],
+    port: int,
+    flags: list[str],
+    env: dict[str, str],
+) -> Component:
     on_cpu = runs_on_cpu()
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
-    command += ["--model", str(model_directory(server.source))]
-    command += ["--served-model-name", *(served or [name])]
-    command += ["--host", "127.0.0.1", "--port", str(server.port)]
+    command += ["--model", str(directory), "--served-model-name", *served]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
     command += ["--max-model-len", str(server.max_model_len)]
     # Sampling is what the settings say, not what a model's own generation_config.json adds.
     command += ["--generation-config", "vllm"]
-    command += ["--disable-uvicorn-access-log"]
+    command += ["--disable-uvicorn-access-log", *flags]
     if on_cpu:
         command += _cpu(server)
     else:
@@ -45,13 +74,49 @@ def vllm(name: str, settings: Settings) -> Component:
     return Component(
         name=f"vllm-{name}",
         command=tuple(command),
-        env=_environment(server, on_cpu),
+        env={**_environment(server, on_cpu), **env},
         log=settings.data.resolve() / "logs" / f"vllm-{name}.log",
-        ready=lambda: _healthy(server.port),
+        ready=lambda: _healthy(port),
         # Start-up takes one to two minutes on two idle cores, and several times that on busy ones.
         ready_within=900.0,
         stop_within=20.0,
     )
+
+
+def origin(settings: Settings) -> str:
+    """Which of [servers.NAME] serves the model that θ3 is made of."""
+    (server,) = (g.server for g in settings.generators if g.name == settings.theta3.origin)
+    return server
+
+
+def deploy_mode(settings: Settings) -> Literal["adapter", "replace"]:
+    """How models are put in place, `auto` resolved. Raises `ComponentError` as `runs_on_cpu`."""
+    if settings.deploy.mode != "auto":
+        return settings.deploy.mode
+    # On a CPU a batch that mixes the base model with an adapter comes out wrong, without a word.
+    whole = settings.dpo.lora is None
+    return "replace" if whole or runs_on_cpu() else "adapter"
+
+
+def takes_adapters(name: str, settings: Settings) -> bool:
+    """Whether the embedded server `[servers.NAME]` is one that adapters are loaded into."""
+    return (
+        settings.training.enabled
+        and name == origin(settings)
+        and deploy_mode(settings) == "adapter"
+    )
+
+
+def _adapters(settings: Settings) -> tuple[list[str], dict[str, str]]:
+    rank = settings.dpo.lora.rank if settings.dpo.lora else 1
+    room = next((allowed for allowed in RANKS if allowed >= rank), None)
+    if room is None:
+        raise ComponentError(
+            f"dpo.lora.rank = {rank}: vLLM takes at most {RANKS[-1]}; expected no more, or "
+            "deploy.mode = 'replace'"
+        )
+    flags = ["--enable-lora", "--max-lora-rank", str(room), "--max-loras", str(ADAPTERS)]
+    return flags, {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
 
 
 def runs_on_cpu() -> bool:

@@ -13,8 +13,9 @@ from infra import vllm_server
 from infra.component import ComponentError
 from infra.openai_generate import OpenAIGenerate
 from infra.settings import Generator, Server, Settings
-from infra.vllm_server import vllm
+from infra.vllm_server import vllm, vllm_of
 from streams.metrics import Metrics
+from trainers.config import Lora
 
 
 @pytest.fixture
@@ -79,6 +80,59 @@ def test_cuda_is_left_to_its_own_defaults(settings, monkeypatch):
     assert option(component.command, "--dtype") == ["auto"]
     assert "--enforce-eager" not in component.command
     assert not any("CPU" in name or "OMP" in name for name in component.env)
+
+
+@pytest.mark.parametrize(
+    ("mode", "lora", "cpu", "expected"),
+    [
+        ("auto", {"rank": 16}, True, "replace"),
+        ("auto", {"rank": 16}, False, "adapter"),
+        ("auto", None, False, "replace"),
+        ("adapter", {"rank": 16}, True, "adapter"),
+        ("replace", {"rank": 16}, False, "replace"),
+    ],
+)
+def test_how_models_are_put_in_place(mode, lora, cpu, expected, monkeypatch):
+    monkeypatch.setattr(vllm_server, "runs_on_cpu", lambda: cpu)
+    settings = Settings(deploy={"mode": mode}, dpo={"lora": lora})
+    assert vllm_server.deploy_mode(settings) == expected
+
+
+@pytest.mark.parametrize(("rank", "room"), [(1, "1"), (9, "16"), (16, "16"), (200, "256")])
+def test_only_the_server_of_the_origin_takes_adapters_and_only_in_that_mode(
+    settings, rank, room, monkeypatch
+):
+    monkeypatch.setattr(vllm_server, "runs_on_cpu", lambda: False)
+    lora = settings.dpo.model_copy(update={"lora": Lora(rank=rank)})
+    settings = settings.model_copy(update={"dpo": lora})
+    component = vllm("local", settings)
+    assert option(component.command, "--max-lora-rank") == [room]
+    assert component.env["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "1"
+    for changed in (
+        {"deploy": settings.deploy.model_copy(update={"mode": "replace"})},
+        {"training": settings.training.model_copy(update={"enabled": False})},
+        {"theta3": settings.theta3.model_copy(update={"origin": "teacher"})},
+    ):
+        component = vllm("local", settings.model_copy(update=changed))
+        assert "--enable-lora" not in component.command
+        assert "VLLM_ALLOW_RUNTIME_LORA_UPDATING" not in component.env
+
+
+def test_a_rank_that_vllm_does_not_take_is_told(settings, monkeypatch):
+    monkeypatch.setattr(vllm_server, "runs_on_cpu", lambda: False)
+    lora = settings.dpo.model_copy(update={"lora": Lora(rank=513)})
+    with pytest.raises(ComponentError, match=r"dpo\.lora\.rank = 513: vLLM takes at most 512"):
+        vllm("local", settings.model_copy(update={"dpo": lora}))
+
+
+def test_a_server_of_a_models_own_is_like_that_of_the_origin(settings, tmp_path):
+    component = vllm_of(tmp_path / "theta3-v2", "theta3-v2", 28011, settings)
+    assert option(component.command, "--model") == [str(tmp_path / "theta3-v2")]
+    assert option(component.command, "--served-model-name") == ["theta3-v2"]
+    assert option(component.command, "--port") == ["28011"]
+    assert "--enable-lora" not in component.command
+    assert component.env["VLLM_API_KEY"] == "sk-hidden"
+    assert component.log.name == "vllm-theta3-v2.log"
 
 
 def test_a_dtype_in_the_settings_is_obeyed(settings, monkeypatch):
