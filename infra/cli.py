@@ -9,7 +9,10 @@ from typing import Annotated
 import typer
 
 from infra.cli_context import DONE, FAILED, WRONG, Config, give_up, settings_of
+from infra.cli_eval import eval_app
 from infra.cli_ingest import ingest_app
+from infra.cli_models import models_app
+from infra.cli_train import train_app, trainer
 
 BENCHES = Path(__file__).parent.parent / "tests" / "bench"
 
@@ -22,6 +25,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(ingest_app, name="ingest")
+app.add_typer(eval_app, name="eval")
+app.add_typer(models_app, name="models")
+app.add_typer(train_app, name="train")
+app.command()(trainer)
 mesh_app = typer.Typer(invoke_without_command=True)
 app.add_typer(mesh_app, name="mesh")
 
@@ -149,9 +156,23 @@ def run(
     settings, _ = settings_of(context, config)
     if stage not in settings.ports.stages:
         give_up(f"{stage}: expected a stage, one of {', '.join(settings.ports.stages)}", WRONG)
-    from infra import stages
+    from infra import worker
 
-    raise typer.Exit(stages.run(stage, settings))
+    raise typer.Exit(worker.run(stage, settings))
+
+
+@app.command()
+def deployer(context: typer.Context, config: Config = None) -> None:
+    """Keep the champion among the trained models serving, without a gap between two of them.
+
+    `kailin up` runs this where training is enabled; `kailin models` shows and changes the champion.
+
+    Exit codes: 0 stopped when told to, 1 failed, 2 wrong settings.
+    """
+    settings, _ = settings_of(context, config)
+    from infra import deployer_worker
+
+    raise typer.Exit(deployer_worker.run(settings))
 
 
 @app.command()
@@ -243,7 +264,7 @@ def rescore(
     ] = None,
     table: Annotated[
         list[str] | None,
-        typer.Option(help="preferences, dropped or parked; may be repeated. Without it: all."),
+        typer.Option(help="preferences, ideal, dropped or parked; may be repeated. Without: all."),
     ] = None,
     mesh_file: Annotated[
         Path | None,
@@ -260,15 +281,19 @@ def rescore(
     margin: Annotated[
         float | None, typer.Option(min=0, max=1, help="Else as in the settings.")
     ] = None,
+    floor: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Of ideal records; else as in the settings.")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only tell what would change.")
     ] = False,
 ) -> None:
     """Score rows anew, from the contexts they keep, under another edition or option.
 
-    No model is called and nothing is searched. Rows keep their ids and may move between the
-    tables. Each 10,000 rows or so become a new version of a table; the old ones stay readable
-    (DeltaTable(…, version=N)) for as long as a training run may be pinned to them.
+    No model is called and nothing is searched: an ideal record keeps its answer. Rows keep their
+    ids and may move between the tables. Each 10,000 rows or so become a new version of a table; the
+    old ones stay readable (DeltaTable(…, version=N)) for as long as a training run may be pinned to
+    them.
 
     The service may go on meanwhile. If this is stopped in between, a row may for a while be in two
     tables: the same command, run again, goes on and leaves each in one. What comes in later is
@@ -287,7 +312,12 @@ def rescore(
 
     span = Span(since.date() if since else None, until.date() if until else None)
     options = rescore_command.Options(
-        mesh=mesh_file, edition=edition, frequency=frequency, terms=terms, margin=margin
+        mesh=mesh_file,
+        edition=edition,
+        frequency=frequency,
+        terms=terms,
+        margin=margin,
+        floor=floor,
     )
     raise typer.Exit(
         rescore_command.run(
@@ -333,6 +363,30 @@ def demo(
     from infra import demo as main_job
 
     raise typer.Exit(main_job.run(settings, path, corpus=corpus, new=new))
+
+
+@app.command("demo-loop")
+def demo_loop(
+    context: typer.Context,
+    config: Config = None,
+    corpus: Annotated[int, typer.Option(min=1, help="Records to be searched.")] = 1000,
+    new: Annotated[int, typer.Option(min=1, help="Records to be asked about at first.")] = 160,
+    ideal: Annotated[int, typer.Option(min=1, help="Ideal rows to wait for.")] = 10,
+    patience: Annotated[float, typer.Option(min=1, help="Seconds that a step may take.")] = 1500,
+) -> None:
+    """The learning loop once around: preference rows, DPO, the gate, a new model, ideal rows.
+
+    Begins from empty tables: what an earlier run left in the data directory is removed. The
+    settings of infra/demo_loop.toml are made for two cores.
+
+    Example: [bold]kailin --config infra/demo_loop.toml demo-loop[/]
+    """
+    settings, path = settings_of(context, config)
+    from infra import demo_loop as loop
+
+    raise typer.Exit(
+        loop.run(settings, path, corpus=corpus, new=new, ideal=ideal, patience=patience)
+    )
 
 
 def main() -> None:

@@ -31,7 +31,6 @@ from consumers.stage import Policy
 from infra import logs
 from infra.arrivals import Portion, Reader
 from infra.ingest_display import Display
-from infra.ingest_turn import Turn
 from infra.ingest_writer import Writer
 from infra.kafka import BrokerUnreachable
 from infra.metrics_server import serving
@@ -39,6 +38,7 @@ from infra.ncbi_requests import RequestFailed
 from infra.pubmed_xml import DamagedFile
 from infra.settings import Settings
 from infra.topic_admin import TopicError, create_topics
+from infra.turn import Turn
 from streams.errors import Misconfigured, Transient
 from streams.life import pack_pmids
 from streams.metrics import Metrics
@@ -86,7 +86,7 @@ class Session:
         self.settings = settings
         self.display = display
         self.metrics = metrics
-        self._turn = Turn(settings, name)
+        self._turn = Turn(settings, name, group="ingest", topic=PROGRESS)
         self.writer = Writer(settings, self._turn)
         self.reader = Reader()
         self.failures = 0

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from consumers.delivery import BATCH_OVERHEAD, broker_away, key_and_value
 from infra.arrivals import Arrival, Portion
-from infra.ingest_turn import Turn, TurnLost
 from infra.kafka import client_arguments, start, topic_name
 from infra.settings import Settings
+from infra.turn import Turn, TurnLost
 from streams.citation import Article
 from streams.codec import decode, with_change
 from streams.errors import Invalid, Transient

@@ -44,11 +44,13 @@ def prometheus(settings: Settings) -> Component | None:
 
 
 def configuration(settings: Settings) -> dict[str, Any]:
-    """What prometheus.yml says: scrape every stage and the supervisor, with the rules there are."""
+    """What prometheus.yml says: scrape every process of the service, with the rules there are."""
     host = reachable(settings.ports.host)
     ports = {"supervisor": settings.ports.supervisor, **settings.ports.stages}
     if settings.follow.any:
         ports["ingest"] = settings.ports.ingest
+    if settings.training.enabled:
+        ports |= {"trainer": settings.ports.trainer, "deployer": settings.ports.deployer}
     return {
         "global": {"scrape_interval": "5s", "evaluation_interval": "5s"},
         "rule_files": [str(path) for path in sorted(RULES.glob("*.rules.y*ml"))],

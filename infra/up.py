@@ -59,7 +59,7 @@ def engine_names(settings: Settings) -> dict[str, dict[str, int]]:
             "elasticsearch.port": search.port,
             "elasticsearch.transport_port": search.transport_port,
         }
-    used = {generator.server for generator in settings.generators}
+    used = {asked.server for asked in settings.asked}
     for name, server in settings.servers.items():
         if server.embedded and name in used:
             engines[f"vllm-{name}"] = {f"servers.{name}.port": server.port}
@@ -68,8 +68,17 @@ def engine_names(settings: Settings) -> dict[str, dict[str, int]]:
 
 def component_names(settings: Settings) -> tuple[str, ...]:
     """Everything that `up` can start, in the order in which it does."""
-    followers = ("ingest",) if settings.follow.any else ()
-    return (*engine_names(settings), *settings.ports.stages, *followers, "prometheus")
+    return (*engine_names(settings), *settings.ports.stages, *_followers(settings), "prometheus")
+
+
+def _followers(settings: Settings) -> dict[str, tuple[str, ...]]:
+    """What runs beside the stages, and its command: new records, and the learning loop."""
+    commands: dict[str, tuple[str, ...]] = {}
+    if settings.follow.any:
+        commands["ingest"] = ("ingest", "follow")
+    if settings.training.enabled:
+        commands |= {"trainer": ("trainer",), "deployer": ("deployer",)}
+    return commands
 
 
 def plan(settings: Settings, config: Path | None, only: Only, console: Console) -> tuple[Wave, ...]:
@@ -86,13 +95,17 @@ def plan(settings: Settings, config: Path | None, only: Only, console: Console) 
     workers = tuple(
         worker(name, settings, config) for name in settings.ports.stages if name in chosen
     )
-    follower = (_follower(settings, config),) if "ingest" in chosen else ()
+    followers = tuple(
+        _process(name, command, _port(name, settings), settings=settings, config=config)
+        for name, command in _followers(settings).items()
+        if name in chosen
+    )
     watcher = prometheus(settings) if "prometheus" in chosen else None
     topics = _topics(settings, console) if workers or "kafka" in chosen else None
     return (
         Wave(components=tuple(engines), then=topics),
         Wave(components=workers, final=FINAL),
-        Wave(components=follower, final=FINAL),
+        Wave(components=followers, final=FINAL),
         Wave(components=(watcher,) if watcher else ()),
     )
 
@@ -112,10 +125,9 @@ def worker(stage: str, settings: Settings, config: Path | None) -> Component:
     )
 
 
-def _follower(settings: Settings, config: Path | None) -> Component:
-    """What brings new records in: `kailin ingest follow`."""
-    port = settings.ports.ingest
-    return _process("ingest", ("ingest", "follow"), port, settings=settings, config=config)
+def _port(name: str, settings: Settings) -> int:
+    port: int = getattr(settings.ports, name)
+    return port
 
 
 def _process(
@@ -181,8 +193,7 @@ def _claim(data: Path, console: Console) -> IO[str]:
 def _check_ports(settings: Settings, only: Only) -> None:
     """Raises `StartFailed` where a port is taken by another program."""
     ports = {f"ports.{name}": port for name, port in settings.ports.stages.items()}
-    if settings.follow.any:
-        ports["ports.ingest"] = settings.ports.ingest
+    ports |= {f"ports.{name}": _port(name, settings) for name in _followers(settings)}
     needed = {"ports.supervisor": settings.ports.supervisor}
     for name, engine in engine_names(settings).items():
         if not only or name in only:

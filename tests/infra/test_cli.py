@@ -11,6 +11,8 @@ from infra.cli import app
 COMMANDS = (
     *("up", "down", "status", "run", "ingest files", "records"),
     *("mesh", "mesh use", "rescore", "bench", "demo"),
+    *("trainer", "train status", "train retry", "eval pubmedqa"),
+    *(f"train {job}" for job in ("dpo", "cpt", "sft-answers", "sft-generators")),
 )
 HEAVY = ("faust", "torch", "deltalake", "elasticsearch", "aiokafka", "pydantic", "vllm")
 
@@ -23,7 +25,19 @@ def test_every_command_explains_itself(command: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["up", "status", "run", "ingest files", "mesh", "mesh use", "rescore"]
+    "command",
+    [
+        "up",
+        "status",
+        "run",
+        "ingest files",
+        "mesh",
+        "mesh use",
+        "rescore",
+        "trainer",
+        "train dpo",
+        "eval pubmedqa",
+    ],
 )
 def test_help_gives_the_exit_codes(command: str) -> None:
     assert "Exit codes" in CliRunner().invoke(app, [*command.split(), "--help"]).output

@@ -9,12 +9,15 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+import yaml
 from prometheus_client import CollectorRegistry, start_http_server
 
 from engines import Engine, free_port
-from infra.prometheus import configuration, prometheus, reachable
+from infra.prometheus import RULES, configuration, prometheus, reachable
 from infra.settings import Settings
 from streams.metrics import Metrics
+
+DEPLOYMENT = RULES / "deployment.rules.yaml"
 
 
 @pytest.fixture
@@ -37,7 +40,7 @@ def binary() -> str:
 def test_every_process_is_scraped(settings: Settings) -> None:
     (job,) = configuration(settings)["scrape_configs"]
     targets = {one["labels"]["process"]: one["targets"] for one in job["static_configs"]}
-    assert set(targets) == {"supervisor", *settings.ports.stages}
+    assert set(targets) == {"supervisor", "trainer", "deployer", *settings.ports.stages}
     assert targets["score"] == [f"127.0.0.1:{settings.ports.score}"]
 
 
@@ -94,3 +97,37 @@ async def test_a_real_one_scrapes_and_listens_on_loopback(settings: Settings, bi
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@pytest.mark.prometheus
+def test_a_deployment_that_fails_raises_an_alert_and_ends_it(binary: str, tmp_path: Path) -> None:
+    alert = "KailinDeploymentFailing"
+    ((rule,),) = [g["rules"] for g in yaml.safe_load(DEPLOYMENT.read_text())["groups"]]
+    told = {
+        name: text.replace("{{ $labels.generator }}", "theta3")
+        for name, text in rule["annotations"].items()
+    }
+    labels = {"severity": "warning", "generator": "theta3", "process": "deployer"}
+    fired = [{"exp_labels": labels, "exp_annotations": told}]
+    series = 'kailin_deployment_failing{generator="theta3",process="deployer"}'
+    checks = {"2m": [], "2m30s": [], "5m": fired, "8m": []}
+    rules = {
+        "rule_files": [str(DEPLOYMENT)],
+        "evaluation_interval": "15s",
+        "tests": [
+            {
+                "interval": "15s",
+                "input_series": [{"series": series, "values": "0x8 1x18 0x8"}],
+                "alert_rule_test": [
+                    {"eval_time": at, "alertname": alert, "exp_alerts": alerts}
+                    for at, alerts in checks.items()
+                ],
+            }
+        ],
+    }
+    # YAML is a superset of JSON.
+    (tmp_path / "alerts.yaml").write_text(json.dumps(rules))
+    checked = subprocess.run(
+        ["promtool", "test", "rules", tmp_path / "alerts.yaml"], capture_output=True, text=True
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr

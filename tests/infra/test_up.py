@@ -23,7 +23,11 @@ from infra.settings_file import load
 from infra.supervisor import StartFailed
 from infra.up import component_names, plan, up, worker
 
-STAGES = ("index", "generate", "retrieve", "score", "prefer", "append", "rescore")
+STAGES = (
+    *("index", "generate", "retrieve", "score", "prefer", "append", "rescore"),
+    *("answer", "backlog"),
+)
+LOOP = ("trainer", "deployer")
 
 
 @pytest.fixture
@@ -44,7 +48,7 @@ def kailin(config: Path, *arguments: str, **environment: str) -> subprocess.Comp
 
 def test_everything_is_embedded_by_default() -> None:
     engines = ("kafka", "elasticsearch", "vllm-local")
-    assert component_names(Settings()) == (*engines, *STAGES, "prometheus")
+    assert component_names(Settings()) == (*engines, *STAGES, *LOOP, "prometheus")
 
 
 def test_what_is_elsewhere_is_not_started() -> None:
@@ -53,12 +57,25 @@ def test_what_is_elsewhere_is_not_started() -> None:
         elasticsearch={"url": "https://search:9200"},
         servers={"local": {"url": "http://model/v1"}},
     )
-    assert component_names(settings) == (*STAGES, "prometheus")
+    assert component_names(settings) == (*STAGES, *LOOP, "prometheus")
 
 
-def test_a_server_that_no_generator_uses_is_not_started() -> None:
-    settings = Settings(servers={"local": {}, "spare": {"port": 28001}})
-    assert "vllm-spare" not in component_names(settings)
+def test_a_server_that_nothing_asks_is_not_started() -> None:
+    servers = {"local": {}, "spare": {"port": 28001}, "teacher": {"port": 28002}}
+    answerer = {"name": "static", "server": "teacher", "model": "static"}
+    names = component_names(Settings(servers=servers, answerers=[answerer]))
+    assert "vllm-spare" not in names
+    assert "vllm-teacher" in names
+
+
+def test_nothing_is_trained_where_training_is_not_enabled() -> None:
+    assert not set(LOOP) & set(component_names(Settings(training={"enabled": False})))
+
+
+def test_the_learning_loop_runs_beside_the_stages(tmp_path: Path) -> None:
+    _, _, followers, _ = plan(Settings(data=tmp_path), None, LOOP, Console(quiet=True))
+    assert [part.command[-1] for part in followers.components] == list(LOOP)
+    assert MISCONFIGURED in followers.final
 
 
 def test_only_the_chosen_stages_are_planned(tmp_path: Path) -> None:
@@ -74,7 +91,7 @@ def test_only_the_chosen_stages_are_planned(tmp_path: Path) -> None:
 
 def test_sources_that_the_settings_name_are_followed(tmp_path: Path) -> None:
     settings = Settings(data=tmp_path, follow={"nlm": ["updates"]})
-    assert component_names(settings)[-2:] == ("ingest", "prometheus")
+    assert component_names(settings)[-4:] == ("ingest", *LOOP, "prometheus")
     _, _, followers, _ = plan(settings, None, ("ingest",), Console(quiet=True))
     (follower,) = followers.components
     assert follower.command[-2:] == ("ingest", "follow")

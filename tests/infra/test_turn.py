@@ -1,4 +1,4 @@
-"""Who may ingest: one at a time, for as long as it lives, and then the next in line."""
+"""Who has the right: one at a time, for as long as it lives, and then the next in line."""
 
 import asyncio
 import uuid
@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from engines import KafkaEngine
-from infra.ingest_turn import Turn, TurnLost
 from infra.settings import Kafka, Settings
 from infra.topic_admin import create_topics
+from infra.turn import Turn, TurnLost
 from streams.topics import PROGRESS
 
 pytestmark = pytest.mark.kafka
@@ -23,8 +23,12 @@ async def settings(kafka_broker: KafkaEngine, tmp_path: Path) -> Settings:
     return made
 
 
+def turn_of(settings: Settings, name: str) -> Turn:
+    return Turn(settings, name, group="ingest", topic=PROGRESS)
+
+
 async def test_one_has_it_and_the_next_gets_it_when_it_is_given_back(settings: Settings):
-    first, second = Turn(settings, "first"), Turn(settings, "second")
+    first, second = turn_of(settings, "first"), turn_of(settings, "second")
     await first.join()
     assert await first.wait(10)
     assert not await first.wanted()
@@ -45,7 +49,7 @@ async def test_one_has_it_and_the_next_gets_it_when_it_is_given_back(settings: S
 
 async def test_who_never_reads_a_message_keeps_it(settings: Settings):
     """aiokafka takes a consumer that does not ask for messages for dead, after five minutes."""
-    turn = Turn(settings, "long")
+    turn = turn_of(settings, "long")
     await turn.join()
     assert await turn.wait(10)
     coordinator = turn._consumer._coordinator  # type: ignore[union-attr]
@@ -54,12 +58,12 @@ async def test_who_never_reads_a_message_keeps_it(settings: Settings):
 
 
 async def test_started_again_under_its_name_it_takes_its_own_place_at_once(settings: Settings):
-    before = Turn(settings, "same")
+    before = turn_of(settings, "same")
     await before.join()
     assert await before.wait(10)
     # As if killed: it says nothing more.
     before._consumer._coordinator._heartbeat_task.cancel()  # type: ignore[union-attr]
-    again = Turn(settings, "same")
+    again = turn_of(settings, "same")
     began = asyncio.get_running_loop().time()
     await again.join()
     assert await again.wait(10)
@@ -69,6 +73,6 @@ async def test_started_again_under_its_name_it_takes_its_own_place_at_once(setti
 
 
 async def test_who_has_lost_it_is_told(settings: Settings):
-    turn = Turn(settings, "any")
+    turn = turn_of(settings, "any")
     with pytest.raises(TurnLost):
         await asyncio.wait_for(turn.check(), 30)

@@ -1,9 +1,9 @@
-"""One writer at a time: the right to write `pubmed.articles` and to ask NCBI, over a deployment.
+"""One at a time: the right to do what two processes of a deployment must not do at once.
 
-What a citation is depends on what is known of its record, so two processes must not decide at
-once. The right is partition 0 of `ingest.progress` in the consumer group `kailin.ingest`: who is
-assigned it has it, the others wait for it, and Kafka passes it on when its holder dies. A holder
-that was only asleep (SIGSTOP, a long pause) is fenced by the next one's transactional id.
+Ingesting is such a thing: what a citation is depends on what is known of its record. The right is
+partition 0 of a topic in a consumer group of its own: who is assigned it has it, the others wait
+for it, and Kafka passes it on when its holder dies. A holder that was only asleep (SIGSTOP, a long
+pause) is fenced by the next one's transactional id, where they write with one.
 
 A process that is started again under the same name takes its own place at once, as a static member
 of the group (KIP-345); of one that died, the others have to wait until the broker has missed it
@@ -28,7 +28,7 @@ from aiokafka.coordinator.protocol import (
 from infra.kafka import client_arguments, group_name, start, topic_name
 from infra.settings import Settings
 from streams.errors import Transient
-from streams.topics import PROGRESS
+from streams.topics import Topic
 
 # Brokers allow no shorter one unless they are told to.
 SESSION = 6.0
@@ -38,14 +38,19 @@ class TurnLost(Transient):
     """Another process has the right now: decide anew when it is this one's turn again."""
 
     def __init__(self) -> None:
-        super().__init__("turn lost", "another ingest has taken over")
+        super().__init__("turn lost", "another process has taken over")
 
 
 class Turn(ConsumerRebalanceListener):  # type: ignore[misc]
-    """The right, or the wait for it, of the process that goes by `name`."""
+    """The right, or the wait for it, of the process that goes by `name`.
 
-    def __init__(self, settings: Settings, name: str) -> None:
+    It is that of the consumer group kailin.`group`, over a topic that is there.
+    """
+
+    def __init__(self, settings: Settings, name: str, *, group: str, topic: Topic) -> None:
         self._settings = settings
+        self._group = group_name(settings, group)
+        self._topic = topic_name(settings, topic)
         place = f"{settings.data.resolve()} {name}"
         digest = hashlib.blake2b(place.encode(), digest_size=8).hexdigest()
         self._instance = f"{socket.gethostname()}-{digest}"
@@ -62,7 +67,7 @@ class Turn(ConsumerRebalanceListener):  # type: ignore[misc]
         self._assigned.clear()
         self._since = time.time()
         consumer = AIOKafkaConsumer(
-            group_id=group_name(self._settings, "ingest"),
+            group_id=self._group,
             group_instance_id=self._instance,
             partition_assignment_strategy=[_in_line(lambda: self._since)],
             session_timeout_ms=int(SESSION * 1000),
@@ -73,7 +78,7 @@ class Turn(ConsumerRebalanceListener):  # type: ignore[misc]
             auto_offset_reset="latest",
             **client_arguments(self._settings),
         )
-        consumer.subscribe([topic_name(self._settings, PROGRESS)], listener=self)
+        consumer.subscribe([self._topic], listener=self)
         await start(consumer, self._settings)
         self._consumer = consumer
 
@@ -102,7 +107,7 @@ class Turn(ConsumerRebalanceListener):  # type: ignore[misc]
         admin = AIOKafkaAdminClient(**client_arguments(self._settings))
         await start(admin, self._settings)
         try:
-            (answer,) = await admin.describe_consumer_groups([group_name(self._settings, "ingest")])
+            (answer,) = await admin.describe_consumer_groups([self._group])
             return any(len(group[5]) > 1 for group in answer.groups)
         finally:
             await admin.close()
