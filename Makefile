@@ -14,13 +14,16 @@ BIN := .venv/bin
 SYNCED := .venv/.synced
 WITHOUT_COMPONENTS := not kafka and not elasticsearch and not vllm and not prometheus and not slow
 
-.PHONY: help run test fast check up down
+.PHONY: help run demo-loop test fast check up down
 
 help: ## This list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 18
 
 run: $(SYNCED) ## Real PubMed records through every stage, and a look at what came out
 	$(BIN)/kailin demo
+
+demo-loop: $(SYNCED) ## The learning loop once around, from empty tables, in some 30 minutes
+	$(BIN)/kailin --config infra/demo_loop.toml demo-loop
 
 test: check ## Static checks and all tests
 	$(BIN)/pytest

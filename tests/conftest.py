@@ -75,6 +75,15 @@ def vllm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str,
 
 
 @pytest.fixture(scope="session")
+def mlflow_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A real MLflow on SQLite for the whole run; experiments need names of their own."""
+    # Importing MLflow takes seconds, which the other tests can do without.
+    from mlflow_engine import store
+
+    return store(tmp_path_factory.mktemp("mlflow with blanks"))
+
+
+@pytest.fixture(scope="session")
 def minilm() -> Embedding:
     """The real sentence encoder, in this process."""
     try:

@@ -4,9 +4,16 @@ from dataclasses import dataclass
 
 import pytest
 
-from consumers.ports import Index, Lookup, Search
+from consumers.ports import Index, Lookup, Search, Versions
 from fakes.search import FakeLibrary
-from infra.elastic import ElasticIndex, ElasticLookup, ElasticSearch, connect, prepare
+from infra.elastic import (
+    ElasticIndex,
+    ElasticLookup,
+    ElasticSearch,
+    ElasticVersions,
+    connect,
+    prepare,
+)
 from infra.settings import Elasticsearch
 
 DIMENSIONS = 8
@@ -19,6 +26,7 @@ class Library:
     index: Index
     search: Search
     lookup: Lookup
+    versions: Versions
     refresh: Callable[[], Awaitable[object]]
 
 
@@ -29,7 +37,7 @@ async def library(request: pytest.FixtureRequest) -> AsyncIterator[Library]:
 
         async def nothing() -> None: ...
 
-        yield Library(fake, fake, fake.lookup, nothing)
+        yield Library(fake, fake, fake.lookup, fake.versions, nothing)
         return
     node = request.getfixturevalue("elasticsearch_node")
     alias = f"contract-{uuid.uuid4().hex}"
@@ -40,6 +48,7 @@ async def library(request: pytest.FixtureRequest) -> AsyncIterator[Library]:
             ElasticIndex(client, alias),
             ElasticSearch(client, alias),
             ElasticLookup(client, alias),
+            ElasticVersions(client, alias),
             lambda: client.indices.refresh(index=alias),
         )
     finally:

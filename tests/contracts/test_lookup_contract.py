@@ -1,4 +1,4 @@
-"""The `Lookup` port: one suite on the index in memory and on the real node."""
+"""The `Lookup` and `Versions` ports: one suite on the index in memory and on the real node."""
 
 import asyncio
 from typing import Any
@@ -65,3 +65,22 @@ async def test_concurrent_calls_get_their_own_answers(library: Any) -> None:
     answers = await asyncio.gather(*(library.lookup([pmid, 4]) for pmid in (1, 2, 3) * 50))
 
     assert answers == [{pmid: (f"D00000{pmid}",)} for pmid in (1, 2, 3) * 50]
+
+
+async def test_the_version_of_a_state_is_known_as_soon_as_it_is_written(library: Any) -> None:
+    await library.index.put(article(10), UNIT, version=7)
+    assert await library.versions(10) == 7
+
+    await library.index.put(article(10), UNIT, version=9)
+    await library.index.put(article(10), UNIT, version=8)
+    assert await library.versions(10) == 9
+
+
+async def test_what_is_not_there_has_no_version(library: Any) -> None:
+    assert await library.versions(10) is None
+
+    await library.index.put(article(10), UNIT, version=0)
+    assert await library.versions(10) == 0
+
+    await library.index.delete(10, version=1)
+    assert await library.versions(10) is None

@@ -1,11 +1,9 @@
 """The main job on everything real: Kafka, Elasticsearch, vLLM, MiniLM, MeSH 2024, PubMed."""
 
 import json
-import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,7 +11,8 @@ import psutil
 import pytest
 from deltalake import DeltaTable
 
-from engines import processes_using, write_config
+from command_line import command, kailin, wait_until_gone
+from engines import write_config
 
 pytestmark = [
     pytest.mark.kafka,
@@ -22,23 +21,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(1500),
 ]
-
-
-def command(config: Path, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "infra.cli", "--config", str(config), *arguments]
-
-
-def kailin(config: Path, *arguments: str) -> str:
-    """What a command printed; it must have succeeded."""
-    done = subprocess.run(
-        command(config, *arguments),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "COLUMNS": "160"},
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
 
 
 def appended(config: Path) -> list[int]:
@@ -51,12 +33,6 @@ def appended(config: Path) -> list[int]:
         .to_pyarrow_table(columns=["pmid"])["pmid"]
         .to_pylist()
     ]
-
-
-def wait_until_gone(processes: list[psutil.Process], data: Path) -> None:
-    _, alive = psutil.wait_procs(processes, timeout=60)
-    assert not alive
-    assert not processes_using(data)
 
 
 def test_real_records_become_preference_records_and_a_second_run_adds_others(tmp_path: Path):

@@ -38,7 +38,7 @@ from engines import (
 )
 from fakes.model_server import ModelServer, Script, ordinary
 from infra.kafka import Publisher, topic_name
-from infra.settings import Settings
+from infra.settings import Ports, Settings
 from infra.topic_admin import create_topics
 from streams.citation import Article
 from streams.codec import decode
@@ -163,7 +163,7 @@ class Service:
     def rows(self) -> list[dict[str, Any]]:
         """`id` and `pmid` of every row of the tables, with the name of its table."""
         found: list[dict[str, Any]] = []
-        for name in ("preferences", "dropped", "parked"):
+        for name in ("preferences", "ideal", "dropped", "parked"):
             try:
                 table = DeltaTable(f"{self.settings.tables_uri}/{name}")
             except TableNotFoundError:
@@ -253,7 +253,7 @@ def running_service(
             "mesh": {"edition": "small", "source": str(directory / "mesh.tsv")},
             "append": {"rows": 200, "seconds": 0.5},
             "workers": {"retry_first": 0.2, "retry_longest": 2.0, "dead_letter_limit": 1000},
-            "ports": {stage: free_port() for stage in STAGES},
+            "ports": {stage: free_port() for stage in Ports().stages},
             **overrides,
         }
         service = Service(kafka, elasticsearch, models, settings, directory)

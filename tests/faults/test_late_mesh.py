@@ -38,10 +38,10 @@ SELDOM, OFTEN = {"check_every": 3600.0}, {"check_every": 1.0}
 # A worker that is killed when the broker has what it sent on, before it takes that out.
 KILLED = """
 import os, signal, sys
-from infra import parked, stages
+from infra import parked, worker
 from infra.settings import Settings
 parked._take_out = lambda settings, rows: os.kill(os.getpid(), signal.SIGKILL)
-sys.exit(stages.run(sys.argv[1], Settings()))
+sys.exit(worker.run(sys.argv[1], Settings()))
 """
 
 

@@ -20,7 +20,7 @@ from faults.service import MESH, STAGES, Service, pmid, running_engines, running
 from infra.artifacts import ArtifactError
 from streams.citation import AbstractSection, Article, MeshHeading
 from streams.codec import encode
-from streams.topics import ALIGNMENTS, ARTICLES, CONTEXTS, PREFERENCES, QUESTIONS
+from streams.topics import ALIGNMENTS, ARTICLES, CONTEXTS, IDEAL, PREFERENCES, QUESTIONS
 
 pytestmark = [
     pytest.mark.kafka,
@@ -154,6 +154,8 @@ def test_poisoned_messages_end_in_the_dead_letters_with_their_reason(service: Se
         # Whole records, keyed by another's PMID.
         15: (ARTICLES, valid),
         16: (ALIGNMENTS, encode(records.alignments(7))),
+        17: (IDEAL, encode(records.preference(17))),
+        18: (IDEAL, encode(records.ideal(7))),
     }
     for number, (topic, value) in poison.items():
         service.publish_raw(topic, b"%d" % number, value)
@@ -176,6 +178,8 @@ def test_poisoned_messages_end_in_the_dead_letters_with_their_reason(service: Se
         *((14, stage, "schema") for stage in readers),
         *((15, stage, "key") for stage in readers),
         (16, "prefer", "key"),
+        (17, "append", "schema"),
+        (18, "append", "key"),
     }
     service.wait_until(
         lambda: len(service.dead_letters()) >= len(expected), "dead letter for every message"

@@ -10,17 +10,17 @@ import pytest
 
 from consumers.stage import MISCONFIGURED, Message
 from engines import free_port
-from infra import stages
+from infra import stages, worker
 from infra.settings import Settings
 from streams.errors import Invalid
 
 
 def test_an_unknown_stage_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]):
-    assert stages.run("grenerate", Settings()) == MISCONFIGURED
+    assert worker.run("grenerate", Settings()) == MISCONFIGURED
     said = capsys.readouterr().err
     assert said == (
-        "grenerate: expected a stage, one of index, generate, retrieve, score, prefer, rescore, "
-        "append\n"
+        "grenerate: expected a stage, one of index, generate, retrieve, score, prefer, answer, "
+        "rescore, backlog, append\n"
     )
 
 

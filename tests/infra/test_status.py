@@ -12,11 +12,11 @@ from rich.console import Console
 from engines import free_port
 from infra import run_state
 from infra.run_state import ComponentState, RunState
-from infra.settings import Settings
+from infra.settings import Ports, Settings
 from infra.status import Scrape, StageStatus, compare, render, sample_all, show, statuses
 from streams.metrics import Metrics
 
-STAGES = ("index", "generate", "retrieve", "score", "prefer", "append", "rescore")
+STAGES = tuple(Ports().stages)
 
 
 @pytest.fixture
