@@ -30,8 +30,8 @@ async def passed_over(
 
     New texts are asked about live once θ3 `first` served. Of a record's states only the newest
     counts, whatever has changed in it, since those before it may be compacted away: so one that has
-    come since, with the text that it had, is the backlog's unless the tables hold a question about
-    that. `version` is the state's, as the index has it.
+    come since, with the text that it had, is the backlog's too. None is asked about that the tables
+    hold a question of θ3 about. `version` is the state's, as the index has it.
     """
     since = article.arrived.replace(tzinfo=article.arrived.tzinfo or UTC) >= first + LEARNT
     if since and article.change not in SAME_TEXT:
@@ -43,8 +43,8 @@ async def passed_over(
     held = await versions(article.pmid)
     if held is not None and held > version:
         return "older state"
-    if since:
-        kept = await stored(article.pmid, text_hash(article.title, article.abstract))
-        if any(contexts.role == "ideal" for contexts in kept):
-            return "asked already"
+    # What waited for the generate stage when θ3 began was asked about live.
+    kept = await stored(article.pmid, text_hash(article.title, article.abstract))
+    if any(contexts.role == "ideal" for contexts in kept):
+        return "asked already"
     return None

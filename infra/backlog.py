@@ -1,4 +1,4 @@
-"""When the backlog may go on: θ3 serves, no live record waits, and its own rate allows it."""
+"""When the backlog may go on: θ3 serves, nothing live waits, and its own rate allows it."""
 
 import asyncio
 import time
@@ -14,10 +14,13 @@ from infra.settings import Settings
 from streams.errors import Transient
 from streams.learning import Serving
 from streams.metrics import Metrics
-from streams.topics import ARTICLES
+from streams.topics import ALIGNMENTS, ARTICLES, Topic
 
 # What the backlog waits for, as its metric names it.
-THETA3_SERVES, LIVE_RECORDS = "theta3", "live records"
+THETA3_SERVES, LIVE_RECORDS, ANSWERS = "theta3", "live records", "answers"
+# More alignments than this wait for the answer stage only if it stands still, as it does when its
+# budget is spent.
+UNANSWERED = 1000
 # How long an answer of the broker is relied on, in seconds.
 LOOK_EVERY = 2.0
 # How long a message that is not read is looked for, where the end of a topic says there is one.
@@ -37,18 +40,17 @@ async def theta3_serves(models: ServingModels, metrics: Metrics) -> Serving:
 class LiveFirst:
     """Lets backlog records pass while at most `backlog.lag` articles wait for generate.
 
-    At most `backlog.per_second` pass, where that is set. Use as an async context manager; entering
-    raises `BrokerUnreachable`.
+    Nor may it heap up questions before an answer stage that stands still. At most
+    `backlog.per_second` pass, where that is set. Use as an async context manager; entering raises
+    `BrokerUnreachable`.
     """
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._settings = settings
-        self._waiting = metrics.backlog_waiting.labels(LIVE_RECORDS)
-        self._topic = topic_name(settings, ARTICLES)
-        self._group = group_name(settings, "generate")
+        self._waiting = metrics.backlog_waiting
         self._looking = asyncio.Lock()
         self._looked = -LOOK_EVERY
-        self._busy = True
+        self._waits_for: str | None = LIVE_RECORDS
         self._next = 0.0
 
     async def __aenter__(self) -> Self:
@@ -72,41 +74,50 @@ class LiveFirst:
 
     async def turn(self) -> None:
         """Wait until one more record may pass. Raises `Transient` while the broker is away."""
-        while await self._live_waits():
-            self._waiting.set(1)
+        while waits_for := await self._waited_for():
+            for reason in (LIVE_RECORDS, ANSWERS):
+                self._waiting.labels(reason).set(reason == waits_for)
             await asyncio.sleep(LOOK_EVERY)
-        self._waiting.set(0)
+        for reason in (LIVE_RECORDS, ANSWERS):
+            self._waiting.labels(reason).set(0)
         if rate := self._settings.backlog.per_second:
             now = time.monotonic()
             self._next = max(now, self._next) + 1 / rate
             await asyncio.sleep(self._next - 1 / rate - now)
 
-    async def _live_waits(self) -> bool:
+    async def _waited_for(self) -> str | None:
         async with self._looking:
             if time.monotonic() - self._looked >= LOOK_EVERY:
                 try:
-                    self._busy = await self._look()
+                    self._waits_for = await self._look()
                 except KafkaError as error:
-                    raise Transient("broker away", f"{self._topic}: {error!r}") from error
+                    raise Transient("broker away", repr(error)) from error
                 self._looked = time.monotonic()
-        return self._busy
+        return self._waits_for
 
-    async def _look(self) -> bool:
-        """Whether more articles than allowed are before those that generate has committed."""
+    async def _look(self) -> str | None:
+        lag = self._settings.backlog.lag
+        if await self._behind(ARTICLES, "generate", allowed=lag):
+            return LIVE_RECORDS
+        if await self._behind(ALIGNMENTS, "answer", allowed=max(lag, UNANSWERED)):
+            return ANSWERS
+        return None
+
+    async def _behind(self, topic: Topic, stage: str, *, allowed: int) -> bool:
+        """Whether more messages than allowed are before those that a stage has committed."""
+        name, group = topic_name(self._settings, topic), group_name(self._settings, stage)
         partitions = [
-            TopicPartition(self._topic, partition["partition"])
+            TopicPartition(name, partition["partition"])
             for found in await self._admin.describe_topics()
-            if found["topic"] == self._topic
+            if found["topic"] == name
             for partition in found["partitions"]
         ]
         if not partitions:
             return False
-        committed = await self._admin.list_consumer_group_offsets(
-            self._group, partitions=partitions
-        )
+        committed = await self._admin.list_consumer_group_offsets(group, partitions=partitions)
         if len(committed) < len(partitions):
             # What aiokafka makes of a coordinator that still reads its own state.
-            raise Transient("broker away", f"group {self._group}: its offsets are not known yet")
+            raise Transient("broker away", f"group {group}: its offsets are not known yet")
         firsts = await self._consumer.beginning_offsets(partitions)
         ends = await self._consumer.end_offsets(partitions)
         behind = {}
@@ -114,7 +125,6 @@ class LiveFirst:
             done = max(committed[at].offset, firsts[at])
             if done < ends[at]:
                 behind[at] = done
-        allowed = self._settings.backlog.lag
         if sum(ends[at] - done for at, done in behind.items()) <= allowed:
             return False
         return await self._unread(behind, ends, allowed + 1) > allowed

@@ -83,8 +83,9 @@ ARTICLES = Topic(
 )
 QUESTIONS = Topic(name="questions", record=Questions, key=_pmid, partitions=6, retention=30 * DAY)
 CONTEXTS = Topic(name="contexts", record=Contexts, key=_pmid, partitions=6, retention=30 * DAY)
+# Answering may wait here for the next month's budget, and for more than one of them.
 ALIGNMENTS = Topic(
-    name="alignments", record=Alignments, key=_pmid, partitions=6, retention=30 * DAY
+    name="alignments", record=Alignments, key=_pmid, partitions=6, retention=365 * DAY
 )
 PREFERENCES = Topic(
     name="preferences", record=Preference, key=_pmid, partitions=6, retention=30 * DAY

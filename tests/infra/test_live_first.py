@@ -20,7 +20,7 @@ from infra.topic_admin import create_topics
 from streams.codec import encode
 from streams.errors import Transient
 from streams.metrics import Metrics
-from streams.topics import ARTICLES
+from streams.topics import ALIGNMENTS, ARTICLES
 
 pytestmark = pytest.mark.kafka
 
@@ -33,7 +33,7 @@ async def opened(
 ) -> AsyncIterator[tuple[Settings, LiveFirst, Metrics]]:
     kafka = broker.settings.model_copy(update={"prefix": prefix})
     settings = Settings(kafka=kafka, backlog=how)
-    await create_topics(settings, [ARTICLES])
+    await create_topics(settings, [ARTICLES, ALIGNMENTS])
     metrics = Metrics(CollectorRegistry())
     async with LiveFirst(settings, metrics) as live_first:
         yield settings, live_first, metrics
@@ -102,6 +102,18 @@ async def test_without_live_records_the_backlog_goes_on(kafka_broker: KafkaEngin
     async with opened(kafka_broker, "backlog-none.") as (_, live_first, metrics):
         assert await passes(live_first)
         assert metrics.registry.get_sample_value(WAITING, {"reason": "live records"}) == 0
+
+
+async def test_it_does_not_heap_up_questions_before_answers_that_stand_still(
+    kafka_broker: KafkaEngine, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(backlog, "UNANSWERED", 3)
+    async with opened(kafka_broker, "backlog-answers.") as (settings, live_first, metrics):
+        async with Publisher(settings) as publisher:
+            for pmid in range(1, 5):
+                await publisher.send(ALIGNMENTS, example.alignments(pmid))
+        assert not await passes(live_first, within=5.0)
+        assert metrics.registry.get_sample_value(WAITING, {"reason": "answers"}) == 1
 
 
 async def test_it_waits_while_live_records_do(

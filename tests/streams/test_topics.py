@@ -76,7 +76,9 @@ def test_articles_are_kept_for_ever_and_compacted():
 
 
 def test_a_stage_has_as_long_to_see_each_state_of_an_article_as_for_other_messages():
-    assert ARTICLES.compaction_lag >= max(topic.retention or 0 for topic in STREAM)
+    assert ARTICLES.compaction_lag >= max(
+        topic.retention or 0 for topic in STREAM if topic is not ALIGNMENTS
+    )
 
 
 def test_retractions_go_by_pmid_and_progress_by_what_was_read():
