@@ -1,13 +1,15 @@
-"""The dashboard of the repository is the one that the code makes, and asks for what there is."""
+"""The dashboards of the repository are those that the code makes, and ask for what there is."""
 
 import json
 import re
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
 
-from dashboards.overview import FILE, text
+from dashboards import learning, overview
 from streams.metrics import Metrics
 
 # Grafana's ids of the units in use, and one of our own.
@@ -26,12 +28,19 @@ UNITS = {
 }
 
 
-def dashboard() -> dict[str, Any]:
-    held: dict[str, Any] = json.loads(FILE.read_text())
+def dashboard(file: Path) -> dict[str, Any]:
+    held: dict[str, Any] = json.loads(file.read_text())
     return held
 
 
-PANELS = [panel for panel in dashboard()["panels"] if panel["type"] != "row"]
+DASHBOARDS = (overview, learning)
+
+
+def panels(file: Path) -> list[dict[str, Any]]:
+    return [panel for panel in dashboard(file)["panels"] if panel["type"] != "row"]
+
+
+PANELS = [panel for each in DASHBOARDS for panel in panels(each.FILE)]
 EXPRESSIONS = [target["expr"] for panel in PANELS for target in panel["targets"]]
 
 
@@ -44,8 +53,9 @@ def exposed() -> set[str]:
     return names
 
 
-def test_the_file_is_what_the_code_makes() -> None:
-    assert FILE.read_text() == text(), "run `python -m dashboards.overview`"
+@pytest.mark.parametrize("each", DASHBOARDS, ids=lambda each: each.__name__)
+def test_the_file_is_what_the_code_makes(each: ModuleType) -> None:
+    assert each.FILE.read_text() == each.text(), f"run `python -m {each.__name__}`"
 
 
 def test_every_metric_asked_for_is_exposed() -> None:
@@ -55,7 +65,7 @@ def test_every_metric_asked_for_is_exposed() -> None:
     assert asked - exposed() == set()
 
 
-def test_every_metric_is_on_the_dashboard() -> None:
+def test_every_metric_is_on_a_dashboard() -> None:
     asked = {name for expression in EXPRESSIONS for name in re.findall(r"kailin_\w+", expression)}
     families = {re.sub(r"_(bucket|sum|count)$", "", name) for name in exposed()}
 
@@ -72,10 +82,12 @@ def test_a_panel_says_what_it_answers(panel: dict[str, Any]) -> None:
     assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
 
 
-def test_panels_do_not_overlap_and_differ_in_title() -> None:
+@pytest.mark.parametrize("each", DASHBOARDS, ids=lambda each: each.__name__)
+def test_panels_do_not_overlap_and_differ_in_title(each: ModuleType) -> None:
+    shown = panels(each.FILE)
     cells = [
         (x, y)
-        for panel in PANELS
+        for panel in shown
         for grid in [panel["gridPos"]]
         for x in range(grid["x"], grid["x"] + grid["w"])
         for y in range(grid["y"], grid["y"] + grid["h"])
@@ -83,11 +95,13 @@ def test_panels_do_not_overlap_and_differ_in_title() -> None:
 
     assert len(cells) == len(set(cells))
     assert max(x for x, _ in cells) < 24
-    assert len({panel["title"] for panel in PANELS}) == len(PANELS)
+    assert len({panel["title"] for panel in shown}) == len(shown)
 
 
 def test_the_stage_and_the_datasource_can_be_chosen() -> None:
-    variables = {variable["name"]: variable for variable in dashboard()["templating"]["list"]}
+    variables = {
+        variable["name"]: variable for variable in dashboard(overview.FILE)["templating"]["list"]
+    }
 
     assert list(variables) == ["datasource", "stage"]
     assert variables["stage"]["query"] == "label_values(kailin_records_in_total, stage)"
