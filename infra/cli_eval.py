@@ -53,7 +53,10 @@ def pubmedqa(
     prompt: Annotated[
         str, typer.Option(metavar="NAME", help="answer/1 (KAILIN, Figure 3) or answer-long/1.")
     ] = "answer/1",
-    max_tokens: Annotated[int, typer.Option(min=1, help="The longest answer.")] = 16,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="The longest answer; else 16, or 512 for answer-long."),
+    ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only a sample of so many test questions.")
     ] = None,
@@ -81,6 +84,8 @@ def pubmedqa(
 
     if prompt not in ANSWER_PROMPTS:
         give_up(f"--prompt {prompt}: expected one of {', '.join(ANSWER_PROMPTS)}", WRONG)
+    if max_tokens is None:
+        max_tokens = 512 if prompt.startswith("answer-long/") else 16
     options = eval_pubmedqa.Options(
         asking=Asking(model=model, setting=setting, prompt=prompt, max_tokens=max_tokens),
         server=server,

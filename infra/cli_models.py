@@ -14,7 +14,9 @@ models_app = typer.Typer(no_args_is_help=True)
 Which = Annotated[
     Literal["theta3", "answers"], typer.Option("--target", help="What the models are for.")
 ]
-Reason = Annotated[str, typer.Option(help="Why; it is kept with the version and with every row.")]
+Reason = Annotated[
+    str, typer.Option(help="Why; it is kept with the version, and told with `serving.models`.")
+]
 By = Annotated[
     str | None, typer.Option(metavar="NAME", help="Who decides; else the user's own name.")
 ]
@@ -55,7 +57,10 @@ def promote(
     target: Which = "theta3",
     by: By = None,
 ) -> None:
-    """Make a version the champion, whatever the gate said of it. It serves within minutes.
+    """Make a version the champion, whatever the gate said of it.
+
+    One of theta3 serves within minutes. With one of answers the gate compares the next job's
+    model; none of them is served.
 
     Example: [bold]kailin models promote 3 --reason "blocked by two records, looked at by hand"[/]
 
@@ -114,7 +119,8 @@ def judge(
     records (or, for answers, answer PubMedQA's test questions). Run again after whatever stopped
     it, it goes on, and a job that has its verdict keeps it.
 
-    Exit codes: 0 decided, 1 not, run it again, 2 wrong usage or settings.
+    Exit codes: 0 decided, 1 not, 2 wrong usage or settings, 75 not, since something it needs is
+    away: run it again.
     """
     settings, _ = settings_of(context, config)
     from infra import judge_command

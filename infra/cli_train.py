@@ -105,6 +105,9 @@ def train_sft_generators(
 ) -> None:
     """A question generator from its base model, with BioASQ task B and Prompt 1.
 
+    It leaves whole weights in <data>/training/<job>/output/model. To serve them, name them in the
+    settings: source = "file://…" under [servers.NAME].
+
     Example: [bold]kailin train sft-generators --generator theta2 --bioasq training12b.json[/]
 
     Exit codes: 0 trained, 1 failed, 2 wrong usage or settings, or too little data.

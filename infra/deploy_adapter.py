@@ -1,11 +1,13 @@
 """The way `adapter`: LoRA adapters that are loaded into the running server of θ3's origin.
 
 It takes seconds and no second copy of the base model. vLLM hands an adapter that was loaded under a
-name to whoever asks for that name, so each version has a name and a path of its own.
+name to whoever asks for that name, and what it has computed of a prompt too, so each version has a
+name and a path of its own.
 """
 
 import asyncio
 import re
+from pathlib import Path
 
 from infra.deploy import Address, DeployError, Fetch
 from infra.model_probe import NoAnswer, models, post, requests, trial
@@ -37,14 +39,23 @@ class Adapter:
                 f"{model.name}: is a whole model and no adapter, expected an adapter; set "
                 "deploy.mode to replace"
             )
+        if self._server.embedded and model.base != self._server.source:
+            raise DeployError(
+                f"{model.name}: trained on {model.base}, server {self._name} serves "
+                f'{self._server.source}: set deploy.mode = "replace" or train again'
+            )
+        path = self._root / model.place
         # The one that serves is not to end with the trial of the same version.
-        name = model.name + (TRIAL if port else "")
+        name = model.place + TRIAL if port else model.name
         address = Address(model=name, server=self._name, url=None)
+        await self._check(name, path)
         if name not in self._held:
             self._held[name] = await held(
-                self._root / model.name, lambda scratch: self._fetch(model, scratch / "model")
+                path, lambda scratch: self._fetch(model, scratch / "model")
             )
         try:
+            if port:
+                await self._end_trials()
             await self._load(name)
             await trial(self._server, self._server.address, name)
         except NoAnswer as error:
@@ -54,6 +65,24 @@ class Adapter:
             await self.stop(address)
             raise
         return address
+
+    async def _check(self, name: str, path: Path) -> None:
+        """Raises `DeployError` where the server has another model under this name."""
+        try:
+            loaded = (await models(self._server, self._server.address)).get(name)
+        except NoAnswer as error:
+            raise DeployError(str(error)) from None
+        if loaded not in (None, str(path)):
+            raise DeployError(
+                f"{name}: server {self._name} has another model under this name, from {loaded}: "
+                "restart that server"
+            )
+
+    async def _end_trials(self) -> None:
+        """Unload what a gate that was killed left there: only one judges at a time."""
+        for name in await models(self._server, self._server.address):
+            if name.endswith(TRIAL):
+                await self._unload(name)
 
     async def _load(self, name: str) -> None:
         if name in await models(self._server, self._server.address):
@@ -97,12 +126,7 @@ class Adapter:
 
     async def stop(self, address: Address) -> None:
         try:
-            await post(
-                self._server,
-                self._server.address,
-                "/unload_lora_adapter",
-                {"lora_name": address.model},
-            )
+            await self._unload(address.model)
         except NoAnswer as error:
             if "status 404" not in str(error) and "status 400" not in str(error):
                 # Nobody asks for it any more; `others` names it until it is gone.
@@ -111,6 +135,9 @@ class Adapter:
             files.release()
         target, _, _ = address.model.rpartition("-v")
         await asyncio.to_thread(tidy, self._root, target)
+
+    async def _unload(self, name: str) -> None:
+        await post(self._server, self._server.address, "/unload_lora_adapter", {"lora_name": name})
 
     async def close(self) -> None:
         for files in self._held.values():

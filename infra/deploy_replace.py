@@ -5,6 +5,7 @@ drains, and works wherever vLLM does.
 """
 
 import asyncio
+import os
 import socket
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from infra import leash, leashed
 from infra.component import Component
 from infra.deploy import Address, DeployError, Fetch
 from infra.leashed import Leashed, last_line
+from infra.mlflow_environment import CREDENTIALS
 from infra.model_probe import NoAnswer, requests, trial
 from infra.model_registry import Registered
 from infra.model_store import Held, held, tidy
@@ -53,7 +55,7 @@ class Replace:
     async def start(self, model: Registered, *, port: int | None = None) -> Address:
         if (running := self._running.get(model.name)) and running.process.status is None:
             return running.address
-        files = await held(self._root / model.name, lambda scratch: self._make(model, scratch))
+        files = await held(self._root / model.place, lambda scratch: self._make(model, scratch))
         try:
             running = await self._serve(model.name, files, port)
         except BaseException:
@@ -112,7 +114,11 @@ class Replace:
         port = port or self._free_port()
         component = self._server_of(files.path, name, port, self._settings)
         process = await leashed.start(
-            component.command, env=component.env, log=component.log, grace=component.stop_within
+            component.command,
+            env=component.env,
+            without=CREDENTIALS,
+            log=component.log,
+            grace=component.stop_within,
         )
         url = f"http://127.0.0.1:{port}/v1"
         try:
@@ -167,6 +173,7 @@ def merge(base: Path, adapter: Path, output: Path, log: Path) -> Path:
         process = subprocess.Popen(
             command,
             cwd=Path(__file__).parents[1],
+            env={name: value for name, value in os.environ.items() if name not in CREDENTIALS},
             stdin=subprocess.PIPE,
             stdout=written,
             stderr=written,

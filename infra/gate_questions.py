@@ -4,14 +4,14 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
 from prometheus_client import CollectorRegistry
 
 from consumers.generate import Generator, generate
-from consumers.ports import Embed, Lookup, Search
+from consumers.ports import Completion, Embed, Lookup, Prompted, Search
 from consumers.retrieve import retrieve
 from consumers.score import score
 from consumers.stage import Policy
@@ -64,20 +64,24 @@ async def compare(
     """Both generators' scores for each record, in its order; `told` hears of each that is done.
 
     Seeds come of a record's id and the generator's name, so that generators of one name have the
-    same. A record that a model's server refuses is left out. Raises `Transient` where a component
-    stays away.
+    same. A model whose server refuses a record has no score for it; a record that both refuse is
+    left out. Raises `Transient` where a component stays away.
     """
     free = asyncio.Semaphore(bench.policy.window)
 
     async def one(article: Article) -> Compared | None:
+        refused: set[str] = set()
+        asked = [_noted(generator, article.pmid, refused) for generator in (champion, candidate)]
         async with free:
             try:
-                made = await _patiently(article, (champion, candidate), bench)
+                made = await _patiently(article, asked, bench)
             except Invalid as error:
                 log.warning("PMID %d is left out: %s", article.pmid, error)
                 return None
             finally:
                 told()
+        if len(refused) == len(asked):
+            return None
         before, after = made.alignments
         return Compared(pmid=article.pmid, champion=before.score, candidate=after.score)
 
@@ -85,6 +89,21 @@ async def compare(
     first = [await one(article) for article in articles[:1]]
     others = await together(one(article) for article in articles[1:])
     return [compared for compared in (*first, *others) if compared is not None]
+
+
+def _noted(generator: Generator, pmid: int, refused: set[str]) -> Generator:
+    """The generator, but what its server refuses has no answer, and the model's name is noted."""
+
+    async def ask(request: Prompted) -> Completion:
+        try:
+            return await generator.ask(request)
+        except Invalid as error:
+            if request.model not in refused:
+                log.warning("PMID %d: %s has no score: %s", pmid, request.model, error)
+            refused.add(request.model)
+            return Completion(text="", finished=True, prompt_tokens=0, completion_tokens=0)
+
+    return replace(generator, ask=ask)
 
 
 async def _patiently(article: Article, generators: Sequence[Generator], bench: Bench) -> Alignments:

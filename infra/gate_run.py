@@ -17,6 +17,7 @@ from rich.console import Console
 
 from infra import gate_answers, gate_questions, held_out
 from infra.deploy import Address, Deploy
+from infra.file_lock import alone
 from infra.gate_progress import progress
 from infra.kafka import Publisher
 from infra.model_registry import ModelRegistry, Registered
@@ -24,6 +25,7 @@ from infra.models import model_directory
 from infra.settings import Settings
 from infra.topic_view import read
 from streams.codec import encode
+from streams.errors import Transient
 from streams.learning import Compared, Serving, Target, Verdict
 from streams.topics import SERVING, VERDICTS
 from trainers import gate
@@ -44,10 +46,14 @@ class GateError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """What both models made of the same items, under the names that they are known by."""
+    """What both models made of the same items, under the names that they are known by.
+
+    `left_out` counts the items that neither could be asked about.
+    """
 
     champion: str
     compared: Sequence[Compared]
+    left_out: int = 0
 
 
 def output_of(settings: Settings, job: str) -> Path:
@@ -83,27 +89,13 @@ async def judge(
         base=await asyncio.to_thread(_base, settings, target, result),
         adapter=result.adapter,
     )
-    verdict = (await read(settings, VERDICTS, Verdict)).get(job)
-    if verdict is None:
-        if target == "theta3":
-            comparison = await _questions(settings, job, registered, registry, deploy, console)
-            decision = gate.judge_generator(comparison.compared, _policy(settings), job=job)
-        else:
-            comparison = await _answers(settings, registered, registry, deploy, console)
-            decision = gate.judge_answers(comparison.compared, _policy(settings))
-        verdict = Verdict(
-            job=job,
-            target=target,
-            champion=comparison.champion,
-            candidate=registered.name,
-            passed=decision.passed,
-            reason=decision.reason,
-            figures=decision.figures,
-            compared=tuple(comparison.compared),
-            at=datetime.now(UTC),
-        )
-        async with Publisher(settings) as publisher:
-            await publisher.send(VERDICTS, verdict)
+    # Candidates of all targets are served on the same port.
+    async with alone(settings.data / "training" / ".gate.lock"):
+        verdict = (await read(settings, VERDICTS, Verdict)).get(job)
+        if verdict is None:
+            verdict = await _compared(settings, job, registered, registry, deploy, console)
+            async with Publisher(settings) as publisher:
+                await publisher.send(VERDICTS, verdict)
     await asyncio.to_thread(apply, registry, registered, verdict)
     return verdict
 
@@ -111,14 +103,14 @@ async def judge(
 def apply(registry: ModelRegistry, registered: Registered, verdict: Verdict) -> None:
     """Log a verdict to MLflow, and make the version champion where it passed.
 
-    A champion that was chosen by hand while the two were compared stays.
+    A champion that was chosen by hand since the two were compared stays.
     """
     if registered.verdict is not None:
         return
     registry.log(registered, verdict.figures, encode(verdict))
     if verdict.passed:
         champion = registry.champion(registered.target)
-        if champion is None or champion.name in (verdict.champion, verdict.candidate):
+        if champion is None or not _chosen_since(champion, registered, verdict):
             registry.promote(registered, by=GATE, reason=verdict.reason)
         else:
             log.warning(
@@ -130,6 +122,45 @@ def apply(registry: ModelRegistry, registered: Registered, verdict: Verdict) -> 
                 champion.by,
             )
     registry.decide(registered, "passed" if verdict.passed else "blocked", verdict.reason)
+
+
+def _chosen_since(champion: Registered, registered: Registered, verdict: Verdict) -> bool:
+    """Whether it is another's decision that this one is champion: one made since the comparison.
+
+    That is also so where the verdict had been applied already, and was gone back from.
+    """
+    if champion.version == registered.version:
+        return False
+    if champion.name != verdict.champion or registered.left is not None:
+        return True
+    return champion.at is not None and champion.at > verdict.at
+
+
+async def _compared(
+    settings: Settings,
+    job: str,
+    registered: Registered,
+    registry: ModelRegistry,
+    deploy: Deploy,
+    console: Console,
+) -> Verdict:
+    if registered.target == "theta3":
+        comparison = await _questions(settings, job, registered, registry, deploy, console)
+        decision = gate.judge_generator(comparison.compared, _policy(settings), job=job)
+    else:
+        comparison = await _answers(settings, registered, registry, deploy, console)
+        decision = gate.judge_answers(comparison.compared, _policy(settings))
+    return Verdict(
+        job=job,
+        target=registered.target,
+        champion=comparison.champion,
+        candidate=registered.name,
+        passed=decision.passed,
+        reason=decision.reason,
+        figures={**decision.figures, "left_out": float(comparison.left_out)},
+        compared=tuple(comparison.compared),
+        at=datetime.now(UTC),
+    )
 
 
 async def _questions(
@@ -161,7 +192,8 @@ async def _questions(
                 )
     finally:
         await deploy.stop(candidate)
-    return Comparison(champion=address.model, compared=compared)
+    left_out = len(articles) - len(compared)
+    return Comparison(champion=address.model, compared=compared, left_out=left_out)
 
 
 async def _champion(settings: Settings, registry: ModelRegistry) -> tuple[Address, str]:
@@ -182,10 +214,11 @@ async def _champion(settings: Settings, registry: ModelRegistry) -> tuple[Addres
             address = Address(model=serving.model, server=serving.server, url=serving.url)
             return address, serving.revision
         if champion and time.monotonic() > deadline:
-            raise GateError(
+            raise Transient(
+                "champion away",
                 f"{champion.name} is champion and does not serve (what does: "
                 f"{serving.model if serving else 'none'}), so nothing can be compared with it: is "
-                "`kailin deployer` running, and what does its log say?"
+                "`kailin deployer` running, and what does its log say?",
             )
         await asyncio.sleep(LOOK_EVERY)
 

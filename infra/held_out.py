@@ -6,10 +6,10 @@ from heapq import nsmallest
 from typing import Any
 
 import pyarrow as pa
-from deltalake import QueryBuilder
+from deltalake import DeltaTable, QueryBuilder
 
 from infra.settings import Settings
-from infra.tables import DECIDED, TableError, open_table
+from infra.tables import DECIDED, TableError, location, open_table
 from streams.citation import AbstractSection, Article, Journal, MeshHeading
 from trainers.split import held_out
 
@@ -23,9 +23,15 @@ def sample(settings: Settings, *, job: str) -> list[Article]:
     They are drawn by a hash of the job's id and the PMID, and come in the order of that hash, from
     all that has been decided: to leave out records without a winner, or those whose question was
     good enough, would make the sample another than what the models will meet.
-    Raises `TableError`, and what deltalake raises where the tables cannot be read.
+    Raises `TableError` where there is no table at all, and what deltalake raises where the tables
+    cannot be read.
     """
     share = settings.training.held_out
+    if not any(_opened(settings, table) for table in DECIDED):
+        raise TableError(
+            f"there is none of the tables {', '.join(DECIDED)}, the first of them expected at "
+            f"{location(settings, DECIDED[0])}: is `tables` in the settings right?"
+        )
     pmids = {
         pmid for table in DECIDED for pmid in _standing(settings, table) if held_out(pmid, share)
     }
@@ -62,12 +68,18 @@ def _texts(settings: Settings, table: str, pmids: list[int]) -> Iterator[dict[st
 
 def _batches(settings: Settings, table: str, query: str) -> Iterator[pa.RecordBatch]:
     """What a query returns, as it comes; nothing where the table is not there yet."""
-    try:
-        opened = open_table(settings, table)
-    except TableError:
+    opened = _opened(settings, table)
+    if opened is None:
         return
     for batch in QueryBuilder().register("rows", opened).execute(query):
         yield pa.record_batch(batch)
+
+
+def _opened(settings: Settings, table: str) -> DeltaTable | None:
+    try:
+        return open_table(settings, table)
+    except TableError:
+        return None
 
 
 def _age(row: dict[str, Any]) -> tuple[int, Any]:

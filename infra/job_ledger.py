@@ -36,6 +36,8 @@ class Ledger:
         self._settings = settings
         self._turn = turn
         self._view = TopicView(settings, JOBS, Job)
+        # A producer has one transaction at a time.
+        self._writing = asyncio.Lock()
 
     @property
     def jobs(self) -> Mapping[str, Job]:
@@ -66,7 +68,7 @@ class Ledger:
         name = topic_name(self._settings, JOBS)
         key, value = key_and_value(JOBS, job, name)
         try:
-            async with self._producer.transaction():
+            async with self._writing, self._producer.transaction():
                 sent = await self._producer.send_and_wait(name, value, key=key)
         except ProducerFenced:
             raise TurnLost from None

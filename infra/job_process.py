@@ -5,7 +5,6 @@ all that it started is gone, and the next one waits for that.
 """
 
 import asyncio
-import fcntl
 import logging
 import os
 import re
@@ -21,9 +20,12 @@ from typing import IO
 import psutil
 
 from infra import leash
+from infra.file_lock import alone
 
 log = logging.getLogger(__name__)
 
+# The exit status of a process that cannot do its work now, since what it needs is away.
+AWAY = os.EX_TEMPFAIL
 # Seconds between two looks at what a process takes.
 LOOK_EVERY = 1.0
 # Seconds between SIGTERM and SIGKILL.
@@ -56,6 +58,11 @@ class Ended:
     exceeded: str | None
 
     @property
+    def away(self) -> bool:
+        """Whether it may do its work once what it needs is back."""
+        return self.status == AWAY and self.exceeded is None
+
+    @property
     def reason(self) -> str:
         """Why it failed, as a line."""
         if self.exceeded:
@@ -81,9 +88,7 @@ async def run(
     Waits for the directory where another process still works in it. Cancelled, it stops the
     command first. Raises `OSError` where the files cannot be had.
     """
-    lock = _lock_file(directory)
-    try:
-        await _alone(lock, directory)
+    async with alone(directory / ".lock") as lock:
         with _appended(output) as file:
             began = os.fstat(file.fileno()).st_size
             process = await asyncio.create_subprocess_exec(
@@ -96,8 +101,6 @@ async def run(
                 process_group=0,
                 pass_fds=(lock,),
             )
-    finally:
-        os.close(lock)
     seen: set[psutil.Process] = set()
     try:
         exceeded = await _watch(process, bounds, seen)
@@ -130,28 +133,9 @@ def last_line(path: Path, began: int = 0) -> str:
     return ""
 
 
-def _lock_file(directory: Path) -> int:
-    directory.mkdir(parents=True, exist_ok=True)
-    return os.open(directory / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
-
-
 def _appended(path: Path) -> IO[bytes]:
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.open("ab")
-
-
-async def _alone(lock: int, directory: Path) -> None:
-    told = False
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if not told:
-                log.info("%s: waits for the process that still works in it", directory)
-                told = True
-            await asyncio.sleep(0.2)
-        else:
-            return
 
 
 async def _watch(

@@ -10,6 +10,7 @@ from infra.artifacts import ArtifactError
 from infra.component import ComponentError
 from infra.deploy import DeployError, deployment
 from infra.deploy_replace import Replace
+from infra.job_process import AWAY
 from infra.kafka import BrokerUnreachable
 from infra.model_registry import ModelRegistry, RegistryError
 from infra.settings import Settings, SettingsError
@@ -36,10 +37,12 @@ def run(settings: Settings, job: str, target: Target) -> int:
     except (DataError, SettingsError) as error:
         return _failed(f"{error}", WRONG)
     except (
-        *(ArtifactError, BrokerUnreachable, ComponentError, DeployError, gate_run.GateError),
-        *(MeshError, RegistryError, TableError, Transient),
+        *(ArtifactError, ComponentError, DeployError, gate_run.GateError),
+        *(MeshError, RegistryError, TableError),
     ) as error:
         return _failed(f"{error}", FAILED)
+    except (BrokerUnreachable, Transient) as error:
+        return _failed(f"{error}", AWAY)
     except STORE_ERRORS as error:
         return _failed(one_line(error), FAILED)
     except KeyboardInterrupt:

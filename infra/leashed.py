@@ -3,7 +3,7 @@
 import asyncio
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -47,15 +47,24 @@ class Leashed:
 
 
 async def start(
-    command: Sequence[str], *, env: Mapping[str, str], log: Path, grace: float
+    command: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    log: Path,
+    grace: float,
+    without: Collection[str] = (),
 ) -> Leashed:
-    """Start a command, its output appended to `log`; it has `grace` seconds to follow SIGTERM."""
+    """Start a command, its output appended to `log`; it has `grace` seconds to follow SIGTERM.
+
+    Its environment is that of this process, but for the variables in `without`, and `env`.
+    """
+    inherited = {name: value for name, value in os.environ.items() if name not in without}
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-I", "-S", leash.__file__, "--grace", str(grace), "--"),
             *command,
-            env={**os.environ, **env},
+            env={**inherited, **env},
             stdin=asyncio.subprocess.PIPE,
             stdout=output,
             stderr=output,

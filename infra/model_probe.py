@@ -34,11 +34,12 @@ async def trial(server: Server, url: str, model: str) -> None:
         raise NoAnswer(f"{url}: asked for model {model}, model {answer.model} answered")
 
 
-async def models(server: Server, url: str) -> tuple[str, ...]:
-    """The names that it serves. Raises `NoAnswer`."""
+async def models(server: Server, url: str) -> dict[str, str | None]:
+    """The names that it serves, and where each is loaded from if it says. Raises `NoAnswer`."""
     async with client(server, url, LOOK) as ask:
         try:
-            return tuple([model.id async for model in ask.models.list()])
+            # `root` is vLLM's own: the path of an adapter.
+            return {model.id: getattr(model, "root", None) async for model in ask.models.list()}
         except openai.APIError as error:
             raise NoAnswer(f"{url}: {_reason(error)}") from error
 

@@ -4,6 +4,7 @@
 it. An alias is set last, and only on a version whose files are all there.
 """
 
+import hashlib
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
 from infra import model_manifest
+from infra.mlflow_environment import environment
 from infra.model_manifest import MANIFEST, Files, lacking
 from infra.settings import Settings
 from streams.errors import Transient
@@ -30,14 +32,6 @@ CHAMPION, CANDIDATE = "champion", "candidate"
 
 # The artifact of a run that is its model's directory; the manifest lies beside it.
 MODEL = "model"
-
-# MLflow would ask a server that is away for four minutes, and report to its makers.
-PATIENCE = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-}
 
 # What MLflow says of a request that is wrong, and stays so.
 LASTING = {
@@ -88,15 +82,11 @@ class Registered:
         """What it is served under, as no other version ever is."""
         return f"{self.target}-v{self.version}"
 
-
-def environment(settings: Settings) -> dict[str, str]:
-    """The variables by which MLflow's client gets its credentials; they hold secrets."""
-    given = {
-        "MLFLOW_TRACKING_TOKEN": settings.mlflow.token.get_secret_value(),
-        "MLFLOW_TRACKING_USERNAME": settings.mlflow.username,
-        "MLFLOW_TRACKING_PASSWORD": settings.mlflow.password.get_secret_value(),
-    }
-    return {**PATIENCE, **{name: value for name, value in given.items() if value}}
+    @property
+    def place(self) -> str:
+        """The name of its directory: another MLflow gives the same version to another model."""
+        made_of = hashlib.sha256((self.run or self.base).encode()).hexdigest()
+        return f"{self.name}-{made_of[:8]}"
 
 
 class ModelRegistry:
@@ -314,7 +304,14 @@ class ModelRegistry:
         version = self._aliases(target).get(alias)
         if version is None:
             return None
-        return _registered(target, self._client.get_model_version(self._model(target), version))
+        found = self._client.get_model_version(self._model(target), version)
+        if "job" not in found.tags:
+            raise RegistryError(
+                f"{self._model(target)}: version {version} is {alias} in MLflow but no job's "
+                "model; remove the alias there, then `kailin models promote` one of `kailin models "
+                "list`"
+            )
+        return _registered(target, found)
 
     def _of_job(self, target: Target, job: str) -> Registered | None:
         """The first: MLflow's client repeats a request that it got no answer to."""
@@ -343,18 +340,19 @@ class ModelRegistry:
 
     @contextmanager
     def _asking(self) -> Iterator[None]:
-        from mlflow.exceptions import MlflowException
-        from sqlalchemy.exc import SQLAlchemyError
-
         try:
             yield
-        except MlflowException as error:
-            if error.error_code in LASTING:
+        except Exception as error:
+            # Not before: who asks a registry that is not there yet has no need of MLflow.
+            from mlflow.exceptions import MlflowException
+            from sqlalchemy.exc import SQLAlchemyError
+
+            if isinstance(error, MlflowException) and error.error_code in LASTING:
                 raise RegistryError(f"MLflow at {_open(self._uri)}: {_one_line(error)}") from error
-            raise Transient("MLflow away", f"{_open(self._uri)}: {_one_line(error)}") from error
-        # Those of the client's own HTTP are OSErrors.
-        except (OSError, SQLAlchemyError) as error:
-            raise Transient("MLflow away", f"{_open(self._uri)}: {_one_line(error)}") from error
+            # Those of the client's own HTTP are OSErrors.
+            if isinstance(error, MlflowException | OSError | SQLAlchemyError):
+                raise Transient("MLflow away", f"{_open(self._uri)}: {_one_line(error)}") from error
+            raise
 
 
 def _registered(target: Target, version: "ModelVersion") -> Registered:

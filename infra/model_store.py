@@ -74,7 +74,7 @@ def tidy(root: Path, target: str) -> None:
 
     What a process that was killed left half-made goes too.
     """
-    name = re.compile(rf"\.?({re.escape(target)}-v\d+)(\.making)?")
+    name = re.compile(rf"\.?({re.escape(target)}-v\d+(?:-[0-9a-f]+)?)(\.making)?")
     matches = (name.fullmatch(path.name) for path in root.glob("*") if path.is_dir())
     spare: list[tuple[float, Path]] = []
     for path in sorted({root / match[1] for match in matches if match}):

@@ -163,7 +163,10 @@ def verdict(error: openai.APIError) -> Transient | Invalid:
         return Transient("model server overloaded", detail)
     if status >= 500:
         return Transient("model server failed", detail)
-    fault = {401: "key refused", 403: "key refused", 404: "model not served"}
+    if status == 404:
+        log.warning("%s; wait while it is being deployed, else check url and model", detail)
+        return Transient("model server: model not served", detail)
+    fault = {401: "key refused", 403: "key refused"}
     log.error("%s; check url, model and api_key in the settings", detail)
     return Transient(f"model server: {fault.get(status, 'request not understood')}", detail)
 

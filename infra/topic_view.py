@@ -48,6 +48,11 @@ class TopicView(Generic[R]):
         """By key, as of what has been read."""
         return self._records
 
+    @property
+    def position(self) -> int:
+        """The offset up to which the topic has been read."""
+        return self._position
+
     async def __aenter__(self) -> Self:
         self._consumer = AIOKafkaConsumer(
             **client_arguments(self._settings),
@@ -95,9 +100,9 @@ class TopicView(Generic[R]):
         async with self._moved:
             await self._moved.wait_for(lambda: self._position > offset)
 
-    async def wait(self, seconds: float) -> bool:
-        """Whether something new is read within this time."""
-        before = self._position
+    async def wait(self, seconds: float, *, beyond: int | None = None) -> bool:
+        """Whether something new, or `beyond` that position, is read within this time."""
+        before = self._position if beyond is None else beyond
         async with self._moved:
             with suppress(TimeoutError):
                 await asyncio.wait_for(

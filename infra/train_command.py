@@ -41,7 +41,8 @@ def sft_generators(
 ) -> config.Job:
     """The job that makes a generator of the model its server has, from BioASQ task B.
 
-    Raises `SettingsError` and `ComponentError`.
+    It leaves whole weights, which a server can have as its source. Raises `SettingsError` and
+    `ComponentError`.
     """
     id = _new_id(f"sft-{generator}")
     return config.SftGenerators(
@@ -50,6 +51,7 @@ def sft_generators(
         model=str(model_directory(train_config.generator_source(settings, generator))),
         tracking=train_config.tracking(settings),
         optimisation=Optimisation(learning_rate=2e-5, epochs=3.0),
+        merge=True,
         bioasq=tuple(path.resolve() for path in bioasq),
         records=records.resolve() if records else None,
         held_out=settings.training.held_out,

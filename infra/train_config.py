@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra import mesh_edition, model_registry
+from infra import mesh_edition, mlflow_environment
 from infra.component import write
 from infra.mesh_files import read_mesh, source_path
 from infra.models import model_directory
@@ -129,7 +129,7 @@ def environment(settings: Settings) -> dict[str, str]:
     """What a job's environment has besides that of this process; it holds secrets."""
     # Programs such as accelerate lie beside Python.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    return {**model_registry.environment(settings), "PATH": path}
+    return {**mlflow_environment.environment(settings), "PATH": path}
 
 
 def excluded(settings: Settings) -> tuple[Path, ...]:

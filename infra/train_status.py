@@ -15,6 +15,7 @@ from infra import topic_view, train_config
 from infra.kafka import Publisher
 from infra.settings import Settings
 from infra.training_data import policy, read_data, targets
+from infra.turn import members
 from streams.learning import Job, Target, Verdict
 from streams.topics import JOBS, VERDICTS
 from trainers.triggers import OPEN, STEPS, Decision, decide, last
@@ -47,7 +48,10 @@ class TargetStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingStatus:
+    """`trainers` are those at work or in line, None where the broker does not say."""
+
     enabled: bool
+    trainers: int | None
     targets: tuple[TargetStatus, ...]
     jobs: tuple[Job, ...]
     verdicts: dict[str, Verdict]
@@ -59,6 +63,7 @@ class TrainingStatus:
             del verdict["compared"]
         return {
             "enabled": self.enabled,
+            "trainers": self.trainers,
             "targets": [asdict(target) for target in self.targets],
             "jobs": [asdict(job) for job in self.jobs],
             "verdicts": shown,
@@ -67,13 +72,16 @@ class TrainingStatus:
 
 async def read_status(settings: Settings) -> TrainingStatus:
     """How training stands. Raises `BrokerUnreachable`, `Transient` and one of `STORE_ERRORS`."""
-    found, verdicts = await asyncio.gather(
-        topic_view.read(settings, JOBS, Job), topic_view.read(settings, VERDICTS, Verdict)
+    found, verdicts, trainers = await asyncio.gather(
+        topic_view.read(settings, JOBS, Job),
+        topic_view.read(settings, VERDICTS, Verdict),
+        members(settings, "trainer"),
     )
     jobs = sorted(found.values(), key=lambda job: (job.newest, job.data_version), reverse=True)
     shown = tuple(jobs[:SHOWN])
     return TrainingStatus(
         enabled=settings.training.enabled,
+        trainers=trainers,
         targets=tuple(
             [
                 await asyncio.to_thread(_target, settings, target, jobs)
@@ -127,6 +135,8 @@ def _render(settings: Settings, status: TrainingStatus) -> RenderableType:
     parts: list[RenderableType] = [by_target]
     if not status.enabled:
         parts.append("training.enabled = false: no job starts by itself")
+    if status.trainers == 0 and any(t.decision.state == "running" for t in status.targets):
+        parts.append("no trainer is at work, so nothing goes on: `kailin up`, or `kailin trainer`")
     if "answers" in settings.training.targets and not settings.training.answers_source:
         parts.append("answers: none, until training.answers_source names the model to train")
     if status.jobs:

@@ -48,8 +48,12 @@ Judge = Callable[[Job], tuple[str, ...]]
 # Seconds between two looks at the turn, and least seconds between two at the tables.
 CHECK_EVERY = 1.0
 LOOK_AT_MOST = 1.0
-# Seconds until what is away is tried again.
+# Seconds until what is away is tried again, and at most until the gate is.
 AGAIN = 5.0
+GATE_AGAIN = 60.0
+
+# What is raised while something that is needed is away.
+AWAY = (BrokerUnreachable, Transient)
 
 
 def work(settings: Settings, judge: Judge) -> int:
@@ -127,7 +131,7 @@ async def _in_turn(
                 await _together(
                     _keep(turn), *(trainer.tend(target) for target in targets(settings))
                 )
-        except Transient as error:
+        except AWAY as error:
             log.warning("gives way, again in %.0f s: %s", AGAIN, error)
             await turn.leave()
             await asyncio.sleep(AGAIN)
@@ -179,6 +183,8 @@ class _Trainer:
         """Carry out the target's jobs, for ever."""
         said = ""
         while True:
+            # What is told while it decides is looked at once more.
+            seen = self._news.position
             decision = await self._decide(target)
             if decision is None:
                 await asyncio.sleep(AGAIN)
@@ -194,7 +200,7 @@ class _Trainer:
                 await self._tidy()
                 continue
             await asyncio.sleep(LOOK_AT_MOST)
-            await self._news.wait(self._pause(decision))
+            await self._news.wait(self._pause(decision), beyond=seen)
 
     def _pause(self, decision: Decision) -> float:
         """Seconds until the clock alone makes another look worth while."""
@@ -243,20 +249,42 @@ class _Trainer:
         return await self._kept(job, state="trained", run=made.run if made else None)
 
     async def _judge(self, job: Job) -> Job:
-        began = time.monotonic()
-        try:
-            ended = await self._process(job, self._judge_command(job))
-        except OSError as error:
-            return await self._failed(job, str(error))
-        if ended.status != 0 or ended.exceeded:
-            return await self._failed(job, f"judge: {_reason(ended)}")
-        verdict = (await topic_view.read(self._settings, VERDICTS, Verdict)).get(job.id)
-        if verdict is None:
-            return await self._failed(job, "judge: it ended without a verdict")
+        """Judge a job's model; while what that takes is away it waits, which is no attempt.
+
+        It does not wait for longer than a job may take: a candidate whose server never answers
+        would hold up those after it for ever.
+        """
+        until = time.monotonic() + self._bounds.hours * 3600
+        pause = min(self._settings.training.retry_first, GATE_AGAIN)
+        while True:
+            began = time.monotonic()
+            try:
+                verdict = await self._verdict(job)
+                break
+            except AWAY as error:
+                if time.monotonic() > until:
+                    return await self._failed(job, str(error))
+                log.warning("%s: job %s again in %.1f s: %s", job.target, job.id, pause, error)
+            await asyncio.sleep(pause)
+        if isinstance(verdict, str):
+            return await self._failed(job, verdict)
         training_report.took(self._metrics, job, "gate", time.monotonic() - began)
         training_report.judged(self._metrics, verdict)
         state = "passed" if verdict.passed else "blocked"
         return await self._kept(job, state=state, model=verdict.candidate, reason=verdict.reason)
+
+    async def _verdict(self, job: Job) -> Verdict | str:
+        """The gate's verdict, or why there is none. Raises `AWAY`."""
+        try:
+            ended = await self._process(job, self._judge_command(job))
+        except OSError as error:
+            return f"judge: {error}"
+        if ended.away:
+            raise Transient("judge", ended.reason)
+        if ended.status or ended.exceeded:
+            return f"judge: {ended.reason}"
+        verdict = (await topic_view.read(self._settings, VERDICTS, Verdict)).get(job.id)
+        return verdict or "judge: it ended without a verdict"
 
     async def _process(self, job: Job, command: tuple[str, ...]) -> Ended:
         return await job_process.run(
@@ -277,11 +305,11 @@ class _Trainer:
 
     async def _tidy(self) -> None:
         jobs = list(self._ledger.jobs.values())
-        serving = await topic_view.read(self._settings, SERVING, Serving)
-        names = [each.model for each in serving.values()]
         try:
+            serving = await topic_view.read(self._settings, SERVING, Serving)
+            names = [each.model for each in serving.values()]
             await asyncio.to_thread(train_config.tidy, self._settings, jobs, names)
-        except OSError as error:
+        except (*AWAY, OSError) as error:
             log.warning("old jobs cannot be removed: %s", error)
 
 

@@ -37,6 +37,8 @@ def policy(settings: Settings) -> Policy:
 def read_data(settings: Settings, target: Target, since: datetime | None) -> Data:
     """The newest version of a target's table, and the rows of it appended after a time.
 
+    Of `ideal` only answered rows are new: the others serve pre-training alone, and a job of an
+    answer model that has none fails.
     Only files that have such rows are read. Nothing is there before the table is. Blocks; raises
     one of `STORE_ERRORS` where the store is away.
     """
@@ -45,6 +47,8 @@ def read_data(settings: Settings, target: Target, since: datetime | None) -> Dat
     except TableError:
         return Data(version=0, rows=0, new=0, newest=None)
     standing = "retracted is null" + (f" and appended > {moment(since)}" if since else "")
+    if target == "answers":
+        standing += " and answer is not null"
     query = f"select count(*) as n, max(appended) as newest from rows where {standing}"  # noqa: S608
     (found,) = pa.table(QueryBuilder().register("rows", delta).execute(query)).to_pylist()
     return Data(version=delta.version(), rows=delta.count(), new=found["n"], newest=found["newest"])

@@ -24,6 +24,7 @@ from aiokafka.coordinator.protocol import (
     ConsumerProtocolMemberAssignment,
     ConsumerProtocolMemberMetadata,
 )
+from aiokafka.errors import KafkaError
 
 from infra.kafka import client_arguments, group_name, start, topic_name
 from infra.settings import Settings
@@ -104,13 +105,7 @@ class Turn(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def wanted(self) -> bool:
         """Whether another process waits for the right."""
-        admin = AIOKafkaAdminClient(**client_arguments(self._settings))
-        await start(admin, self._settings)
-        try:
-            (answer,) = await admin.describe_consumer_groups([self._group])
-            return any(len(group[5]) > 1 for group in answer.groups)
-        finally:
-            await admin.close()
+        return await _members(self._settings, self._group) > 1
 
     async def leave(self) -> None:
         """Give the right back; who waits has it at once."""
@@ -133,6 +128,27 @@ class Turn(ConsumerRebalanceListener):  # type: ignore[misc]
             # It is a token, not messages, that is wanted here.
             self._consumer.pause(*partitions)
         self._assigned.set()
+
+
+async def members(settings: Settings, group: str) -> int | None:
+    """How many processes have the right kailin.`group`, or wait for it; None: the broker is mute.
+
+    Raises `BrokerUnreachable`.
+    """
+    try:
+        return await _members(settings, group_name(settings, group))
+    except KafkaError:
+        return None
+
+
+async def _members(settings: Settings, group: str) -> int:
+    admin = AIOKafkaAdminClient(**client_arguments(settings))
+    await start(admin, settings)
+    try:
+        (answer,) = await admin.describe_consumer_groups([group])
+        return max((len(found[5]) for found in answer.groups), default=0)
+    finally:
+        await admin.close()
 
 
 def _in_line(since: Callable[[], float]) -> type[AbstractPartitionAssignor]:

@@ -77,7 +77,9 @@ def _followers(settings: Settings) -> dict[str, tuple[str, ...]]:
     if settings.follow.any:
         commands["ingest"] = ("ingest", "follow")
     if settings.training.enabled:
-        commands |= {"trainer": ("trainer",), "deployer": ("deployer",)}
+        commands["trainer"] = ("trainer",)
+    # What has been put in place goes on serving also where nothing more is trained.
+    commands["deployer"] = ("deployer",)
     return commands
 
 

@@ -71,6 +71,8 @@ def _component(
         command += _cpu(server)
     else:
         command += ["--dtype", server.dtype]
+        if server.gpu_memory is not None:
+            command += ["--gpu-memory-utilization", str(server.gpu_memory)]
     return Component(
         name=f"vllm-{name}",
         command=tuple(command),
@@ -93,18 +95,21 @@ def deploy_mode(settings: Settings) -> Literal["adapter", "replace"]:
     """How models are put in place, `auto` resolved. Raises `ComponentError` as `runs_on_cpu`."""
     if settings.deploy.mode != "auto":
         return settings.deploy.mode
-    # On a CPU a batch that mixes the base model with an adapter comes out wrong, without a word.
-    whole = settings.dpo.lora is None
-    return "replace" if whole or runs_on_cpu() else "adapter"
+    if settings.dpo.lora is None:
+        return "replace"
+    try:
+        # On a CPU a batch of the base model and an adapter comes out wrong, without a word.
+        return "replace" if runs_on_cpu() else "adapter"
+    except ComponentError:
+        if settings.servers[origin(settings)].embedded:
+            raise
+        # Adapters for a server elsewhere need no vLLM here.
+        return "adapter"
 
 
 def takes_adapters(name: str, settings: Settings) -> bool:
     """Whether the embedded server `[servers.NAME]` is one that adapters are loaded into."""
-    return (
-        settings.training.enabled
-        and name == origin(settings)
-        and deploy_mode(settings) == "adapter"
-    )
+    return name == origin(settings) and deploy_mode(settings) == "adapter"
 
 
 def _adapters(settings: Settings) -> tuple[list[str], dict[str, str]]:

@@ -18,8 +18,16 @@ DIRECTORY = "checkpoints"
 LIST = "files.json"
 
 
+# What DPO that goes on from an adapter compares with: a copy of it, made anew at each start.
+REFERENCE = "ref"
+
+
 class Listed(TrainerCallback):  # type: ignore[misc, unused-ignore]
-    """Adds the list of files to each checkpoint, once every process has written its part."""
+    """Adds the list of files to each checkpoint, once every process has written its part.
+
+    The reference is taken out: transformers loads adapters in subdirectories in place of the one
+    that was trained, not besides it.
+    """
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -28,7 +36,9 @@ class Listed(TrainerCallback):  # type: ignore[misc, unused-ignore]
 
         PartialState().wait_for_everyone()
         if state.is_world_process_zero:
-            listed(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}")
+            checkpoint = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+            shutil.rmtree(checkpoint / REFERENCE, ignore_errors=True)
+            listed(checkpoint)
 
 
 def listed(checkpoint: Path) -> None:

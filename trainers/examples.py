@@ -43,13 +43,15 @@ class Counts:
 class Reading:
     """A source and its examples; the counts are complete once the examples are read to the end.
 
-    `source` is the table or the files, `version` the table's, None for files.
+    `source` is the table or the files, `version` the table's, None for files; `excluded` are the
+    files of PMIDs that are not in the examples.
     """
 
     source: tuple[str, ...]
     version: int | None
     examples: Iterable[Example]
     counts: Counts
+    excluded: tuple[Path, ...]
 
 
 def preferences(config: Dpo) -> Reading:
@@ -68,7 +70,7 @@ def preferences(config: Dpo) -> Reading:
     )
     table = _pinned(data, counts)
     chosen = _chosen(table, choose(table, wanted), config.prompt, counts)
-    return Reading((table.uri,), table.version, chosen, counts)
+    return Reading((table.uri,), table.version, chosen, counts, data.excluded)
 
 
 def _chosen(table: Pinned, choice: Choice, prompt: str, counts: Counts) -> Iterator[Example]:
@@ -95,7 +97,8 @@ def pretraining(config: Cpt) -> Reading:
     """The rows of `ideal` as `TEXT`. Raises `DataError`."""
     counts = Counts()
     table = _pinned(config.data, counts)
-    return Reading((table.uri,), table.version, _texts(table, config, counts), counts)
+    texts = _texts(table, config, counts)
+    return Reading((table.uri,), table.version, texts, counts, config.data.excluded)
 
 
 def _texts(table: Pinned, config: Cpt, counts: Counts) -> Iterator[Example]:
@@ -124,11 +127,12 @@ def answers(config: SftAnswers) -> Reading:
     """
     counts = Counts()
     if config.pqa is not None:
-        return Reading((str(config.pqa),), None, _items(config.pqa, config, counts), counts)
+        items = _items(config.pqa, config, counts)
+        return Reading((str(config.pqa),), None, items, counts, config.excluded)
     assert config.data is not None  # noqa: S101 (the configuration has one of the two)
     table = _pinned(config.data, counts)
     answered = _answered(table, config.data, config.prompt, counts)
-    return Reading((table.uri,), table.version, answered, counts)
+    return Reading((table.uri,), table.version, answered, counts, config.data.excluded)
 
 
 def _answered(table: Pinned, data: Data, prompt: str, counts: Counts) -> Iterator[Example]:
@@ -166,7 +170,8 @@ def _completion(prompt: str, decision: str | None, long: str | None) -> tuple[st
 def questions(config: SftGenerators) -> Reading:
     """BioASQ's questions by document, as `COMPLETION`. Raises `DataError`."""
     counts = Counts()
-    return Reading(tuple(map(str, config.bioasq)), None, _asked(config, counts), counts)
+    files = tuple(map(str, config.bioasq))
+    return Reading(files, None, _asked(config, counts), counts, config.excluded)
 
 
 def _asked(config: SftGenerators, counts: Counts) -> Iterator[Example]:

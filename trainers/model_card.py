@@ -52,6 +52,9 @@ def model_card(
         **report.left_out,
         f"longer than {config.optimisation.max_length} tokens": lengths.dropped,
     }
+    excluded = "none"
+    if report.excluded:
+        excluded = f"{report.excluded:,} PMIDs of `{', '.join(report.excluded_by)}`"
     return "\n".join(
         [
             "---",
@@ -66,6 +69,8 @@ def model_card(
             "## Data",
             f"`{', '.join(report.source)}`{version}: {report.rows:,} rows, {rows:,} of them trained"
             f" on, {report.held_out:,} held out. Digest of the trained rows' ids: `{digest}`.",
+            "",
+            f"Excluded: {excluded}.",
             "",
             *_table("left out, because", "rows", {k: f"{v:,}" for k, v in left_out.items() if v}),
             *_table("MeSH branch", "rows", {k: f"{v:,}" for k, v in report.branches.items()}),

@@ -15,6 +15,9 @@ PLAIN_TEMPLATE = (
     "{% for message in messages %}{{ message['content'] }}"
     "{{ eos_token if message['role'] == 'assistant' else '\\n' }}{% endfor %}"
 )
+# A template is told all special tokens: those that the tokenizer adds by itself come only to plain
+# texts, and a model that has always seen one at the beginning must go on seeing it.
+BEGUN_TEMPLATE = "{{ bos_token }}" + PLAIN_TEMPLATE
 
 
 def load_tokenizer(config: Job) -> PreTrainedTokenizerBase:
@@ -31,8 +34,13 @@ def load_tokenizer(config: Job) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if not tokenizer.chat_template:
-        tokenizer.chat_template = PLAIN_TEMPLATE
+        tokenizer.chat_template = BEGUN_TEMPLATE if _adds_bos(tokenizer) else PLAIN_TEMPLATE
     return tokenizer
+
+
+def _adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
+    begun: list[int] = tokenizer("a")["input_ids"]
+    return tokenizer.bos_token_id is not None and begun[:1] == [tokenizer.bos_token_id]
 
 
 def load_model(config: Job, device: Device) -> Any:

@@ -33,6 +33,15 @@ def by_length(
     return np.concatenate(order) if order else np.empty(0, dtype=np.int64)
 
 
+def whole_rounds(total: int, *, batch: int, processes: int) -> int:
+    """How many of `total` examples fill whole rounds, in which each process takes a batch.
+
+    Accelerate fills the last round with the first examples, which would be seen twice. One process
+    ends with a smaller batch, and too few examples for a round are filled up after all.
+    """
+    return (total - total % (batch * processes) or total) if processes > 1 else total
+
+
 def _epoch(
     lengths: npt.NDArray[np.int64], batch: int, drawn: np.random.Generator
 ) -> npt.NDArray[np.int64]:

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from datasets import Dataset
 from pydantic import TypeAdapter
 
-from trainers import examples
+from trainers import examples, exclusions
 from trainers.config import Cpt, Dpo, Job, SftAnswers, SftGenerators
 from trainers.errors import DataError
 from trainers.examples import COMPLETION, PREFERENCE, TEXT, Reading
@@ -46,8 +46,8 @@ class Report:
     of the source: table rows, PubMedQA's items, or BioASQ's questions by document. `train` and
     `held_out` of them are in the data sets, and `left_out` counts the others by reason. `digest` is
     of the training rows' ids, see `trainers.rows.Digest`. `branches` counts training rows by MeSH
-    branch (dpo), `notes` what else is worth knowing. `made_of` is a hash of the settings that all
-    this follows from.
+    branch (dpo), `notes` what else is worth knowing. `excluded` PMIDs are named by `excluded_by`,
+    files. `made_of` is a hash of the settings that all this follows from.
     """
 
     job: str
@@ -60,6 +60,8 @@ class Report:
     left_out: dict[str, int]
     branches: dict[str, int]
     notes: dict[str, int]
+    excluded: int
+    excluded_by: tuple[str, ...]
     made_of: str
 
 
@@ -172,6 +174,8 @@ def _report(directory: Path, job: str, made_of: str, reading: Reading, written: 
         left_out=left_out,
         branches=dict(sorted(reading.counts.branches.items())),
         notes={note: count for note, count in reading.counts.notes.items() if count},
+        excluded=len(exclusions.read(reading.excluded)),
+        excluded_by=tuple(map(str, reading.excluded)),
         made_of=made_of,
     )
     log.info(

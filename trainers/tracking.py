@@ -31,7 +31,7 @@ KEPT = 100_000
 
 
 class Run:
-    """A run that is being written. Metrics wait while MLflow is away; nothing raises but `keep`."""
+    """A run that is being written. Metrics wait while MLflow is away; `fail` does without it."""
 
     def __init__(self, client: "MlflowClient", id: str, where: str) -> None:
         self.id = id
@@ -80,11 +80,19 @@ class Run:
 
         self._until_done(send, f"store {directory}")
 
-    def end(self, status: str) -> None:
-        """FINISHED or FAILED, if MLflow can be told."""
+    def finish(self) -> None:
+        """End it as FINISHED. Raises `JobError`."""
+
+        def send() -> None:
+            self._client.set_terminated(self.id, "FINISHED")
+
+        self._until_done(send, "end the run")
+
+    def fail(self) -> None:
+        """End it as FAILED, if MLflow can be told."""
         try:
             self._send()
-            self._client.set_terminated(self.id, status)
+            self._client.set_terminated(self.id, "FAILED")
         except Exception as error:
             log.warning("MLflow at %s: %s; the run stays open there", self._where, _line(error))
 

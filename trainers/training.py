@@ -8,9 +8,9 @@ import gc
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,15 +21,15 @@ from accelerate import PartialState
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainerCallback
 
-from trainers import checkpoints, result
+from trainers import checkpoints, result, settled
 from trainers.config import Job
 from trainers.device import Device, detect
-from trainers.errors import DataError, JobError
+from trainers.errors import DataError, in_a_line
 from trainers.lengths import LENGTH, Lengths, fitted
 from trainers.merge import merge
 from trainers.model_card import hyperparameters, model_card
 from trainers.models import load_model, load_tokenizer, new_adapter
-from trainers.order import by_length
+from trainers.order import by_length, whole_rounds
 from trainers.prepared import Prepared, Report
 from trainers.progress import Shown, numbers
 from trainers.result import MODEL, Result, write_json
@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 
 ADAPTER = "adapter"
 TRAINED = "trained.json"
+# What the other processes wait for the first, which reads the data and merges weights.
+WAIT = timedelta(hours=6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,25 +93,29 @@ def train(
 
     `prepare` makes the data sets, `trainer` TRL's trainer of them, which `packs` or does not.
     """
+    settled.check(config, kind)
     if done := result.read(config.output):
         log.info("job %s is done already: %s", config.id, config.output / result.NAME)
         return done
     _quieten()
     config.output.mkdir(parents=True, exist_ok=True)
     device = detect(config.dtype)
-    processes = PartialState(cpu=device.cpu)
-    if not processes.is_main_process:
+    processes = PartialState(cpu=device.cpu, timeout=WAIT)
+    if processes.is_main_process:
+        settled.write(config, kind)
+    else:
         logging.getLogger("trainers").setLevel(logging.WARNING)
     run = open_run(config.tracking, config.id, kind) if processes.is_main_process else None
     try:
         if not (config.output / MODEL).is_dir():
-            with _in_a_line():
+            with in_a_line():
                 _train(config, kind, prepare, trainer, device, run, packs=packs)
         processes.wait_for_everyone()
         return _stored(config, kind, run)
-    except (DataError, JobError):
+    # Also our own faults, and Ctrl-C: a run must not look as if it went on.
+    except BaseException:
         if run:
-            run.end("FAILED")
+            run.fail()
         raise
 
 
@@ -146,7 +152,13 @@ def _train(
             "tokens": lengths.tokens,
             "data": ", ".join(report.source),
             "data_version": report.version,
+            "excluded_pmids": report.excluded,
         }
+        if not report.excluded:
+            log.warning(
+                "no PMID is excluded: records of benchmarks may be trained on; set "
+                "training.excluded (in a job's own configuration: excluded)"
+            )
         run.describe(params, {**facts, "kind": kind})
         run.measure(_counts(report, lengths), 0)
 
@@ -239,19 +251,25 @@ def arguments(config: Job, device: Device, *, evaluated: bool, packs: bool) -> d
         "bf16": device.dtype == torch.bfloat16 and config.lora is None,
         "dataloader_pin_memory": not device.cpu,
         "ddp_find_unused_parameters": False,
+        "ddp_timeout": int(WAIT.total_seconds()),
         "report_to": "none",
         "disable_tqdm": True,
     }
 
 
 def _put_in_order(trainer: Trainer, config: Job) -> None:
-    """Examples of like length together, for all epochs."""
+    """Examples of like length together, for all epochs, in whole rounds of several processes.
+
+    Packed texts are put in order by the trainer, which fills the last round of an epoch with a few
+    packs once more.
+    """
     how, data = config.optimisation, cast(Dataset, trainer.train_dataset)
     lengths = list(data[LENGTH])
-    total = round(how.epochs * len(lengths))
+    total, processes = round(how.epochs * len(lengths)), PartialState().num_processes
     if how.steps > 0:
-        total = how.steps * how.batch * how.accumulation * PartialState().num_processes
-    order = by_length(lengths, total=max(total, 1), batch=how.batch, seed=config.seed)
+        total = how.steps * how.batch * how.accumulation * processes
+    total = whole_rounds(max(total, 1), batch=how.batch, processes=processes)
+    order = by_length(lengths, total=total, batch=how.batch, seed=config.seed)
     trainer.train_dataset = data.select(order)
 
 
@@ -289,11 +307,13 @@ def _saved(trainer: Trainer, place: Path) -> Path:
     if trainer.is_fsdp_enabled:
         # Checkpoints are in shards, the model is whole.
         trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
+    # Off for training only: whoever loads the model writes with it.
+    cast(Any, trainer.model).config.use_cache = True
     trainer.save_model(str(unfinished))
     if PartialState().is_main_process:
-        # The arguments of training, pickled; and the copy of the adapter that DPO compares with.
+        # The arguments of training, pickled.
         (unfinished / "training_args.bin").unlink(missing_ok=True)
-        shutil.rmtree(unfinished / "ref", ignore_errors=True)
+        shutil.rmtree(unfinished / checkpoints.REFERENCE, ignore_errors=True)
     return unfinished
 
 
@@ -309,10 +329,11 @@ def _stored(config: Job, kind: str, run: Run | None) -> Result:
     )
     if run:
         run.keep(config.output / MODEL, MODEL)
-        done.write(config.output)
-        run.end("FINISHED")
+        run.finish()
         # Only the model is needed from here on, and checkpoints are twice as large as it.
         shutil.rmtree(config.output / checkpoints.DIRECTORY, ignore_errors=True)
+        # Last: a job that has a result is not looked at again.
+        done.write(config.output)
         log.info("done: %s, MLflow run %s", done.model, run.id)
     return done
 
@@ -370,20 +391,3 @@ def _quieten() -> None:
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     for chatty in ("datasets", "httpx", "accelerate", "huggingface_hub"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-
-
-@contextmanager
-def _in_a_line() -> Iterator[None]:
-    """Say in one line what is this machine's fault: no memory, no disk."""
-    try:
-        yield
-    except OSError as error:
-        raise JobError(f"{error.filename or 'a file'}: {error.strerror or error}") from error
-    except RuntimeError as error:
-        said = " ".join(str(error).split())
-        if "out of memory" in said or "can't allocate memory" in said:
-            raise JobError(
-                "out of memory: lower optimisation.batch (and raise accumulation) or max_length, "
-                f"or set optimisation.checkpointing: {said[:200]}"
-            ) from None
-        raise

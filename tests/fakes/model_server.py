@@ -128,6 +128,7 @@ class ModelServer:
         self.script = script
         self.models = dict(models) if models is not None else None
         self.adapters: dict[str, str] = {}
+        self.paths: dict[str, str] = {}
         self.healthy = True
         self.running = 0
         self._tls = tls
@@ -165,7 +166,8 @@ class ModelServer:
 
     async def _models(self, request: web.Request) -> web.Response:
         names = [*(self.models or ()), *self.adapters]
-        data = [{"id": n, "object": "model", "created": 0, "owned_by": "tests"} for n in names]
+        model = {"object": "model", "created": 0, "owned_by": "tests"}
+        data = [{**model, "id": name, "root": self.paths.get(name)} for name in names]
         return web.json_response({"object": "list", "data": data})
 
     async def _metrics(self, request: web.Request) -> web.Response:
@@ -184,6 +186,7 @@ class ModelServer:
         if not says.exists():
             return web.json_response({"error": {"message": f"No adapter in {says}"}}, status=404)
         self.adapters[name] = says.read_text()
+        self.paths[name] = asked["lora_path"]
         return web.Response(text="Success")
 
     async def _unload(self, request: web.Request) -> web.Response:

@@ -1,6 +1,7 @@
 """The trainer with a gate that lets every model but a third pass: `trainer_process.py CONFIG`.
 
-It starts itself again as the judge: `trainer_process.py CONFIG JOB`.
+It starts itself again as the judge: `trainer_process.py CONFIG JOB`. That finds all away while the
+job is told so, as `fakes.training_job` is told what to do.
 """
 
 import asyncio
@@ -9,8 +10,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from infra import trainer
+from infra.job_process import AWAY
 from infra.kafka import Publisher
 from infra.settings_file import load
+from infra.train_config import directory
 from streams.learning import Verdict
 from streams.topics import VERDICTS
 
@@ -38,6 +41,10 @@ async def judge(config: Path, job: str) -> None:
 if __name__ == "__main__":
     config = Path(sys.argv[1])
     if sys.argv[2:]:
+        behave = directory(load(config), sys.argv[2]) / "behave"
+        if behave.exists() and behave.read_text() == "away":
+            print("MLflow is away", file=sys.stderr)
+            sys.exit(AWAY)
         asyncio.run(judge(config, sys.argv[2]))
     else:
         again = (sys.executable, __file__, str(config))

@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from infra.cli import app
+from infra.job_process import AWAY
 from infra.model_registry import ModelRegistry, Registered
 from infra.settings import Settings
 from mlflow_engine import finished_job
@@ -122,3 +123,13 @@ def test_a_job_that_has_not_ended_cannot_be_judged(kailin, settings, caplog):
     done = kailin("judge", "--job", "nothing")
     assert done.exit_code == 1
     assert "job nothing: there is no result in" in done.stderr
+
+
+def test_a_judge_that_finds_the_broker_away_says_so_by_its_exit_status(
+    kailin, settings, monkeypatch
+):
+    finished_job(settings, "job1")
+    monkeypatch.setenv("KAILIN_KAFKA__BOOTSTRAP", "127.0.0.1:1")
+    done = kailin("judge", "--job", "job1")
+    assert done.exit_code == AWAY
+    assert "no Kafka broker to be reached" in done.stderr

@@ -1,6 +1,8 @@
 """What the two ways of deployment do beyond their contract, over scripted servers."""
 
+import re
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -145,6 +147,67 @@ async def test_a_server_that_lost_its_adapters_is_given_them_again(
     assert not await deploy.serves(serving)
     await deploy.start(registered(1, adapter=True))
     assert base.adapters == {"theta3-v1": "theta3-v1"}
+
+
+async def test_a_model_of_another_registry_is_not_taken_for_it(
+    settings: Settings, registry: DirectoryRegistry, base: ModelServer
+):
+    """The local copy of one is not served as the other, nor one that is loaded already."""
+    other = replace(registered(1, adapter=True), run="of another MLflow")
+    deploy = Replace(settings, registry.download, scripted)
+    await deploy.stop(await deploy.start(replace(other, adapter=False)))
+    (registry.directory / "theta3-v1" / "says.txt").write_text("another")
+    address = await deploy.start(registered(1))
+    kept = settings.data / "models"
+    assert (kept / registered(1).place / "says.txt").read_text() == "another"
+    assert (kept / other.place / "says.txt").read_text() == "theta3-v1"
+    await deploy.stop(address)
+    adapters = Adapter(settings, registry.download)
+    serving = await adapters.start(other)
+    with pytest.raises(DeployError, match=f"has another model under this name, .*{other.place}"):
+        await Adapter(settings, registry.download).start(registered(1, adapter=True))
+    assert await adapters.serves(serving)
+
+
+@pytest.mark.parametrize("run", ["", "run"])
+def test_a_directory_is_named_by_what_the_model_is(run):
+    model = replace(registered(1), run=run)
+    # Of a base model that is served as it is, there is nothing else to tell it by.
+    assert (model.place != replace(model, base="file:///other").place) is (not run)
+    assert model.place != replace(model, run="other").place
+    assert model.place == replace(model, by="another", verdict="passed").place
+
+
+async def test_an_adapter_of_another_base_is_refused(
+    settings: Settings, registry: DirectoryRegistry
+):
+    embedded = settings.model_copy(update={"servers": {"local": Server(source="file:///new")}})
+    why = 'theta3-v1: trained on file:///base, server local serves file:///new: set deploy.mode = "'
+    with pytest.raises(DeployError, match=re.escape(why)):
+        await Adapter(embedded, registry.download).start(registered(1, adapter=True))
+
+
+async def test_what_a_killed_gate_left_on_trial_is_unloaded(
+    settings: Settings, registry: DirectoryRegistry, base: ModelServer
+):
+    serving = await Adapter(settings, registry.download).start(registered(1, adapter=True))
+    left = await Adapter(settings, registry.download).start(registered(1, adapter=True), port=1)
+    deploy = Adapter(settings, registry.download)
+    address = await deploy.start(registered(2, adapter=True), port=1)
+    assert set(base.adapters) == {serving.model, address.model}
+    assert left.model not in base.adapters
+
+
+async def test_a_model_server_does_not_inherit_the_registrys_credentials(
+    settings: Settings, registry: DirectoryRegistry, monkeypatch
+):
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "hunter2")
+    deploy = Replace(settings, registry.download, scripted)
+    await deploy.start(registered(1))
+    found = processes_using(settings.data / "models")
+    assert found
+    assert not any("MLFLOW_TRACKING_PASSWORD" in process.environ() for process in found)
+    await deploy.close()
 
 
 async def test_a_server_that_is_away_is_waited_for(settings: Settings, registry: DirectoryRegistry):

@@ -87,7 +87,7 @@ async def test_an_adapter_is_merged_and_served_by_a_server_of_its_own(tmp_path: 
         assert await deploy.serves(address)
         await deploy.stop(address)
         assert not [p for p in processes_using(tmp_path / "models") if p.status() != "zombie"]
-        assert (tmp_path / "models" / "theta3-v1" / "config.json").exists()
+        assert (tmp_path / "models" / model.place / "config.json").exists()
     finally:
         await deploy.close()
 
@@ -120,7 +120,7 @@ async def test_adapters_are_loaded_into_the_running_server_and_go_again(base: Se
     assert await deploy.start(first) == old
     new = await deploy.start(second)
     on_trial = await deploy.start(second, port=1)
-    assert on_trial.model == "theta3-v2-trial"
+    assert on_trial.model == f"{second.place}-trial"
     assert await deploy.others(new) == (old,)
     # Adapter and base requests are not mixed here: on a CPU that computes the base ones wrongly.
     assert await say(base, old) == await say(base, old)

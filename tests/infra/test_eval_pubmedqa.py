@@ -206,6 +206,16 @@ def test_a_model_that_knows_everything(shell):
     assert saved["answers"]["14"]["decision"] == "maybe"
 
 
+@pytest.mark.parametrize(
+    ("options", "longest"),
+    [((), 16), (("--prompt", "answer-long/1"), 512), (("--max-tokens", "7"), 7)],
+)
+def test_the_longest_answer_follows_from_the_prompt(shell, options: tuple[str, ...], longest: int):
+    with serving(replying(truthful)) as server:
+        shell(server, *options)
+    assert {request["max_tokens"] for request in server.requests} == {longest}
+
+
 def test_what_cannot_be_read_is_wrong_and_counted_by_reason(shell):
     def vague(prompt: str) -> str:
         return "It is hard to say." if pmid_in(prompt) in (11, 14) else truthful(prompt)

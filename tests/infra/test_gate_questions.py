@@ -75,6 +75,13 @@ def beside_it(request: Prompted) -> str:
     return f"Does {others[request.seed % 4]} help forty adults in a trial?"
 
 
+NAMES = {"champion", "candidate"}
+
+
+def refusing(request: Prompted) -> str | Exception:
+    return Invalid("model refused") if "trial 7." in request.prompt else to_the_point(request)
+
+
 async def test_the_model_that_finds_what_the_record_is_about_scores_higher(bench):
     compared = await compare(
         RECORDS,
@@ -108,15 +115,22 @@ async def test_a_rejected_question_has_no_score(bench):
     assert None not in [one.champion for one in compared]
 
 
-async def test_a_record_that_a_server_refuses_is_left_out_and_all_are_told_of(bench):
-    def refusing(request: Prompted) -> str | Exception:
-        return Invalid("model refused") if "trial 7." in request.prompt else to_the_point(request)
+@pytest.mark.parametrize("refuses", ["champion", "candidate"])
+async def test_a_model_whose_server_refuses_a_record_has_no_score_for_it(bench, refuses):
+    models = {name: generator(name, FakeGenerate(to_the_point)) for name in NAMES}
+    models[refuses] = generator(refuses, FakeGenerate(refusing))
+    compared = await compare(RECORDS, **models, bench=bench)
+    assert len(compared) == len(RECORDS)
+    (other,) = NAMES - {refuses}
+    assert [one.pmid for one in compared if getattr(one, refuses) is None] == [7]
+    assert all(getattr(one, other) is not None for one in compared)
 
+
+async def test_a_record_that_both_servers_refuse_is_left_out_and_all_are_told_of(bench):
     told = count()
     compared = await compare(
         RECORDS,
-        champion=generator("old", FakeGenerate(to_the_point)),
-        candidate=generator("new", FakeGenerate(refusing)),
+        **{name: generator(name, FakeGenerate(refusing)) for name in NAMES},
         bench=bench,
         told=lambda: next(told),
     )

@@ -28,13 +28,14 @@ from infra.deploy import Address, DeployError
 from infra.elastic import ElasticIndex, connect, prepare
 from infra.gate_run import GateError, judge
 from infra.kafka import Publisher, client_arguments, topic_name
-from infra.model_registry import ModelRegistry, Registered
+from infra.model_registry import ModelRegistry, Registered, RegistryError
 from infra.settings import Elasticsearch, Settings
-from infra.tables import PREFERENCES, SCHEMAS, create, location
+from infra.tables import PREFERENCES, SCHEMAS, TableError, create, location
 from infra.topic_admin import create_topics
 from mlflow_engine import finished_job
 from streams.citation import AbstractSection, Article, MeshHeading
 from streams.codec import decode
+from streams.errors import Transient
 from streams.learning import Serving, Verdict
 from streams.topics import SERVING, VERDICTS
 from trainers.split import held_out
@@ -218,6 +219,7 @@ async def test_a_candidate_that_retrieves_better_becomes_champion(gate: Gate):
     assert (verdict.champion, verdict.candidate) == ("theta1", "theta3-v1")
     assert verdict.figures["win_rate_lower"] > 0.5
     assert len(verdict.compared) == 40
+    assert verdict.figures["left_out"] == 0
     assert all(held_out(one.pmid, 0.3) for one in verdict.compared)
     assert await gate.verdicts() == [verdict]
 
@@ -316,7 +318,7 @@ async def test_a_candidate_whose_server_fails_is_let_go_of_and_judged_later(gate
 
 async def test_nothing_is_compared_with_a_champion_that_does_not_serve(gate: Gate):
     await gate.judge(gate.finish("job1"))
-    with pytest.raises(GateError, match=r"theta3-v1 is champion and does not serve .*none"):
+    with pytest.raises(Transient, match=r"theta3-v1 is champion and does not serve .*none"):
         await gate.judge(gate.finish("job2"))
     assert gate.deploy.started == ["theta3-v1"]
 
@@ -335,6 +337,34 @@ async def test_a_champion_chosen_by_hand_meanwhile_stays(gate: Gate):
     assert gate.registry.version("theta3", other.version).verdict == "passed"
 
 
+@pytest.mark.parametrize("how", ["rollback", "promote"])
+async def test_a_person_who_goes_back_before_the_verdict_is_written_is_not_overruled(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch, how: str
+):
+    await gate.judge(gate.finish("job1"))
+    first = gate.registry.champion("theta3")
+    await gate.serve(first, beside_it)
+    job = gate.finish("job2")
+
+    def crash(*_: object, **__: object) -> None:
+        raise RegistryError("stopped here")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ModelRegistry, "decide", crash)
+        with pytest.raises(RegistryError):
+            await gate.judge(job)
+    assert gate.registry.champion("theta3").version == "2"
+    if how == "rollback":
+        gate.registry.rollback("theta3", by="someone", reason="questions in Latin")
+    else:
+        gate.registry.promote(first, by="someone", reason="questions in Latin")
+
+    assert (await gate.judge(job)).passed
+    champion = gate.registry.champion("theta3")
+    assert (champion.version, champion.by) == ("1", "someone")
+    assert gate.registry.version("theta3", "2").verdict == "passed"
+
+
 async def test_a_job_without_a_result_is_named(gate: Gate):
     with pytest.raises(GateError, match=r"job nothing: there is no result in .*nothing/output"):
         await gate.judge("nothing")
@@ -342,9 +372,17 @@ async def test_a_job_without_a_result_is_named(gate: Gate):
 
 async def test_without_held_out_records_it_is_blocked(gate: Gate, tmp_path: Path):
     gate.settings = gate.settings.model_copy(update={"tables": str(tmp_path)})
+    create(gate.settings, PREFERENCES)
     verdict = await gate.judge(gate.finish("job1"))
     assert verdict.reason == "0 records to compare on, expected 20 or more"
     assert gate.deploy.started == []
+
+
+async def test_without_any_table_nothing_is_decided(gate: Gate, tmp_path: Path):
+    gate.settings = gate.settings.model_copy(update={"tables": str(tmp_path / "mistyped")})
+    with pytest.raises(TableError, match=r"none of the tables preferences, .*mistyped"):
+        await gate.judge(gate.finish("job1"))
+    assert await gate.verdicts() == []
 
 
 async def test_a_candidate_that_cannot_be_served_is_not_judged(

@@ -9,7 +9,7 @@ from deltalake import write_deltalake
 from consumers.generate import generate
 from infra.held_out import sample
 from infra.settings import Settings
-from infra.tables import DROPPED, IDEAL, PREFERENCES, SCHEMAS, create, location
+from infra.tables import DROPPED, IDEAL, PREFERENCES, SCHEMAS, TableError, create, location
 from streams.questions import Limits
 from streams.records import text_hash
 from trainers.split import held_out
@@ -52,7 +52,10 @@ def kept(share: float, of: range) -> list[int]:
     return [pmid for pmid in of if held_out(pmid, share)]
 
 
-def test_before_any_table_is_there_the_sample_is_empty(settings):
+def test_before_there_are_rows_the_sample_is_empty_and_without_a_table_it_is_refused(settings):
+    with pytest.raises(TableError, match="none of the tables preferences, ideal, dropped"):
+        sample(settings, job="a")
+    create(settings, DROPPED)
     assert sample(settings, job="a") == []
 
 

@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -99,6 +102,30 @@ def promoted(registry: ModelRegistry, trained: Callable[..., dict[str, Any]]) ->
     return made
 
 
+def test_a_version_that_was_made_champion_in_mlflow_alone_is_told(registry, trained):
+    made = promoted(registry, trained)
+    client = registry._client
+    name = registry._model("theta3")
+    client.create_model_version(name, source="file:///other", run_id=made.run)
+    client.set_registered_model_alias(name, "champion", "2")
+    with pytest.raises(RegistryError, match="version 2 is champion in MLflow but no job's model"):
+        registry.champion("theta3")
+    client.delete_registered_model_alias(name, "champion")
+    registry.promote(made, by="ada", reason="by hand")
+    assert registry.champion("theta3").version == made.version
+
+
+def test_where_no_model_was_trained_yet_mlflow_is_not_loaded(tmp_path):
+    code = (
+        "import sys; from infra.model_registry import ModelRegistry; "
+        "from infra.settings import Settings; "
+        "assert ModelRegistry(Settings()).champion('theta3') is None; "
+        "assert 'mlflow' not in sys.modules"
+    )
+    environment = {**os.environ, "KAILIN_DATA": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+
+
 def test_going_back_follows_the_champions_there_were(registry, trained):
     first, second, third = (promoted(registry, trained) for _ in range(3))
     left, now = registry.rollback("theta3", by="ada", reason="odd questions")
@@ -179,7 +206,9 @@ def test_where_nothing_was_trained_yet_no_database_is_made(tmp_path):
 
 
 def test_a_server_that_is_away_is_a_line_without_the_password(monkeypatch):
-    monkeypatch.setattr("infra.model_registry.PATIENCE", {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"})
+    monkeypatch.setattr(
+        "infra.mlflow_environment.PATIENCE", {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    )
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     registry = ModelRegistry(Settings(mlflow={"uri": "http://ada:hunter2@127.0.0.1:1"}))
     with pytest.raises(Transient) as raised:

@@ -120,6 +120,15 @@ def test_what_a_killed_process_left_half_made_is_made_anew(tmp_path: Path):
     files.release()
 
 
+def test_what_another_registry_called_the_same_is_tidied_too(tmp_path: Path):
+    for age, name in enumerate(("v2-0a1b2c3d", "v1-99999999", "v1-0a1b2c3d", "v1")):
+        hold(tmp_path / f"theta3-{name}", make).release()
+        os.utime(tmp_path / f"theta3-{name}", (100 - age, 100 - age))
+    (tmp_path / ".theta3-v3-0a1b2c3d.making").mkdir()
+    tidy(tmp_path, "theta3")
+    assert names(tmp_path) == {"theta3-v2-0a1b2c3d", "theta3-v1-99999999"}
+
+
 async def test_who_no_longer_waits_holds_nothing(tmp_path: Path):
     begun, go_on = threading.Event(), threading.Event()
 

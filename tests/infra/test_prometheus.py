@@ -100,27 +100,51 @@ async def test_a_real_one_scrapes_and_listens_on_loopback(settings: Settings, bi
 
 
 @pytest.mark.prometheus
-def test_a_deployment_that_fails_raises_an_alert_and_ends_it(binary: str, tmp_path: Path) -> None:
-    alert = "KailinDeploymentFailing"
-    ((rule,),) = [g["rules"] for g in yaml.safe_load(DEPLOYMENT.read_text())["groups"]]
+@pytest.mark.parametrize(
+    ("alert", "series", "values", "checks"),
+    [
+        (
+            "KailinDeploymentFailing",
+            'kailin_deployment_failing{generator="theta3",process="deployer"}',
+            "0x8 1x18 0x8",
+            {"2m": False, "2m30s": False, "5m": True, "8m": False},
+        ),
+        (
+            "KailinDeployerDown",
+            'up{process="deployer"}',
+            "1x8 0x30 1x8",
+            {"2m": False, "7m": False, "9m": True, "11m": False},
+        ),
+    ],
+)
+def test_what_is_wrong_for_a_while_raises_an_alert_and_ends_it(
+    binary: str,
+    tmp_path: Path,
+    alert: str,
+    series: str,
+    values: str,
+    checks: dict[str, bool],
+) -> None:
+    (group,) = yaml.safe_load(DEPLOYMENT.read_text())["groups"]
+    (rule,) = (rule for rule in group["rules"] if rule["alert"] == alert)
     told = {
         name: text.replace("{{ $labels.generator }}", "theta3")
         for name, text in rule["annotations"].items()
     }
-    labels = {"severity": "warning", "generator": "theta3", "process": "deployer"}
+    labels = {"severity": "warning", "process": "deployer"}
+    if "generator" in series:
+        labels["generator"] = "theta3"
     fired = [{"exp_labels": labels, "exp_annotations": told}]
-    series = 'kailin_deployment_failing{generator="theta3",process="deployer"}'
-    checks = {"2m": [], "2m30s": [], "5m": fired, "8m": []}
     rules = {
         "rule_files": [str(DEPLOYMENT)],
         "evaluation_interval": "15s",
         "tests": [
             {
                 "interval": "15s",
-                "input_series": [{"series": series, "values": "0x8 1x18 0x8"}],
+                "input_series": [{"series": series, "values": values}],
                 "alert_rule_test": [
-                    {"eval_time": at, "alertname": alert, "exp_alerts": alerts}
-                    for at, alerts in checks.items()
+                    {"eval_time": at, "alertname": alert, "exp_alerts": fired if fires else []}
+                    for at, fires in checks.items()
                 ],
             }
         ],

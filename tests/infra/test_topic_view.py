@@ -52,6 +52,9 @@ async def test_a_view_has_the_newest_record_of_each_key_and_follows(kafka_broker
             waiting = asyncio.create_task(view.wait(20))
             await publisher.send(SERVING, serving("theta3", "3"))
             assert await waiting
+            # What came while nobody waited is not missed.
+            assert await view.wait(20, beyond=view.position - 1)
+            assert not await view.wait(0.1, beyond=view.position)
             assert (await view.catch_up())["theta3"].revision == "3"
             await publisher.delete(SERVING, b"theta4")
             assert set(await view.catch_up()) == {"theta3"}

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from infra import train_config
+from infra import train_command, train_config
 from infra.settings import Settings, SettingsError
 from infra.train_config import directory, prepare, single, tidy
 from streams.learning import Job, Target, job_id
@@ -111,6 +111,14 @@ def test_nothing_of_the_first_step_is_needed_once_the_second_is_done(
         assert (after.adapter, after.model) == (None, str(trained))
         assert before.merge == bool(cpt)
         assert after.merge == bool(sft)
+
+
+def test_a_generator_is_left_as_whole_weights_for_its_server(
+    values: dict[str, Any], tmp_path: Path
+):
+    made = train_command.sft_generators(Settings(**values), "theta1", (tmp_path,), None)
+    assert isinstance(made, config.SftGenerators)
+    assert made.merge
 
 
 def test_by_itself_the_second_step_begins_with_the_model_of_the_settings(

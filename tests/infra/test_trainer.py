@@ -4,6 +4,7 @@ import asyncio
 import io
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -70,10 +71,29 @@ def test_a_job_that_fails_is_stopped_and_goes_on_by_hand(trainers: Trainers):
     assert trainers.work(job.id) == [*["begin"] * 4, *STEPS]
 
 
+def test_what_the_gate_needs_is_waited_for_without_an_attempt(trainers: Trainers):
+    trainers.append(10)
+    id = id_of(1)
+    trainers.behave(id, "away")
+    trainers.start()
+    again = f"theta3: job {id} again in 0.2 s: judge: MLflow is away"
+    trainers.wait_until(lambda: trainers.log().count(again) > 3, "fourth look at the gate")
+    (job,) = trainers.jobs()
+    assert (job.state, job.attempt) == ("trained", 1)
+    (target,) = asyncio.run(read_status(trainers.settings)).targets
+    assert (target.decision.state, target.progress) == ("running", None)
+    trainers.behave(id, "")
+    trainers.wait_until(trainers.ended, "job that ended")
+    (job,) = trainers.jobs()
+    assert job.attempt == 1
+    assert trainers.work(id) == ["begin", *STEPS]
+
+
 def test_the_status_tells_how_far_the_job_is(trainers: Trainers):
     trainers.append(4)
-    (target,) = asyncio.run(read_status(trainers.settings)).targets
-    assert target.decision.why == "4 of 10 new rows"
+    status = asyncio.run(read_status(trainers.settings))
+    (target,) = status.targets
+    assert (target.decision.why, status.trainers) == ("4 of 10 new rows", 0)
     trainers.append(10)
     id = id_of(2)
     trainers.behave(id, "hang")
@@ -88,6 +108,10 @@ def test_the_status_tells_how_far_the_job_is(trainers: Trainers):
     shown = io.StringIO()
     show(trainers.settings, status, Console(file=shown, width=200), as_json=False)
     assert f"step {target.progress.step} of 6, loss 0.5" in shown.getvalue()
+    assert "no trainer" not in shown.getvalue()
+    gone = replace(status, trainers=0)
+    show(trainers.settings, gone, Console(file=shown, width=200), as_json=False)
+    assert "no trainer is at work" in shown.getvalue()
     show(trainers.settings, status, Console(file=io.StringIO()), as_json=True)
     trainers.behave(id, "")
     trainers.wait_until(trainers.ended, "job that ended")

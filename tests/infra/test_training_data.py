@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from fakes.records import preference, source
+from fakes.records import answer, ideal, preference, source
 from fakes.tables import append
 from infra.settings import Settings
 from infra.training_data import policy, read_data, targets
@@ -27,6 +27,16 @@ def test_rows_are_new_that_stand_and_came_later(tmp_path: Path):
     assert read_data(settings, "theta3", NOW) == Data(version=2, rows=6, new=2, newest=later)
     assert read_data(settings, "theta3", None).new == 4
     assert read_data(settings, "theta3", later) == Data(version=2, rows=6, new=0, newest=None)
+
+
+def test_ideal_rows_are_new_that_have_an_answer(tmp_path: Path):
+    settings = Settings(tables=str(tmp_path))
+    append(tmp_path, [ideal(1), ideal(2)], at=NOW)
+    later = NOW + timedelta(microseconds=1)
+    refused = answer(decision=None, rejected="no answer")
+    append(tmp_path, [ideal(3, answer=None), ideal(4, answer=refused)], at=later)
+    assert read_data(settings, "answers", None) == Data(version=2, rows=4, new=2, newest=NOW)
+    assert read_data(settings, "answers", NOW).new == 0
 
 
 def test_answers_are_trained_for_only_with_a_base_model():

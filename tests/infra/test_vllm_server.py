@@ -79,7 +79,18 @@ def test_cuda_is_left_to_its_own_defaults(settings, monkeypatch):
     component = vllm("local", settings)
     assert option(component.command, "--dtype") == ["auto"]
     assert "--enforce-eager" not in component.command
+    assert "--gpu-memory-utilization" not in component.command
     assert not any("CPU" in name or "OMP" in name for name in component.env)
+
+
+@pytest.mark.parametrize(("cpu", "expected"), [(False, ["0.4"]), (True, None)])
+def test_a_gpu_is_shared_as_the_settings_say(settings, cpu, expected, monkeypatch):
+    monkeypatch.setattr(vllm_server, "runs_on_cpu", lambda: cpu)
+    monkeypatch.setattr(vllm_server, "cpu_dtype", lambda: "float32")
+    server = settings.servers["local"].model_copy(update={"gpu_memory": 0.4})
+    command = vllm("local", settings.model_copy(update={"servers": {"local": server}})).command
+    given = "--gpu-memory-utilization" in command
+    assert (option(command, "--gpu-memory-utilization") if given else None) == expected
 
 
 @pytest.mark.parametrize(
@@ -108,9 +119,10 @@ def test_only_the_server_of_the_origin_takes_adapters_and_only_in_that_mode(
     component = vllm("local", settings)
     assert option(component.command, "--max-lora-rank") == [room]
     assert component.env["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "1"
+    idle = {"training": settings.training.model_copy(update={"enabled": False})}
+    assert "--enable-lora" in vllm("local", settings.model_copy(update=idle)).command
     for changed in (
         {"deploy": settings.deploy.model_copy(update={"mode": "replace"})},
-        {"training": settings.training.model_copy(update={"enabled": False})},
         {"theta3": settings.theta3.model_copy(update={"origin": "teacher"})},
     ):
         component = vllm("local", settings.model_copy(update=changed))
@@ -150,6 +162,9 @@ def test_without_vllm_it_says_what_to_install(settings, monkeypatch):
     monkeypatch.setattr(vllm_server, "version", absent)
     with pytest.raises(ComponentError, match="dependency group serve"):
         vllm("local", settings)
+    # It is not needed where the server is elsewhere.
+    elsewhere = Settings(servers={"local": Server(url="http://example.org/v1")})
+    assert vllm_server.deploy_mode(elsewhere) == "adapter"
 
 
 @pytest.mark.parametrize(

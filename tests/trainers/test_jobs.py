@@ -165,6 +165,85 @@ def test_a_job_that_is_done_is_not_done_again(
     assert (first.model / "adapter_model.safetensors").stat() == weights
 
 
+def test_what_was_trained_with_other_settings_is_not_gone_on_from(
+    tmp_path: Path, model: Path, in_process: Callable[..., Any]
+) -> None:
+    from trainers.errors import DataError
+
+    data = {"table": str(preferences(tmp_path / "preferences"))}
+    settings = config(tmp_path, model, data=data, optimisation={"steps": 2})
+    first = in_process("dpo", settings)
+    often = settings["optimisation"] | {"log_every": 2, "save_every": 1}
+    assert in_process("dpo", settings | {"optimisation": often}) == first
+    slower = settings["optimisation"] | {"learning_rate": 1e-4}
+    said = r"trained with another beta, optimisation.learning_rate: give the job another `output`"
+    with pytest.raises(DataError, match=said):
+        in_process("dpo", settings | {"beta": 0.2, "optimisation": slower})
+
+
+def test_a_job_is_done_once_mlflow_has_been_told(
+    tmp_path: Path, model: Path, in_process: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    from trainers.errors import JobError
+    from trainers.result import read
+    from trainers.tracking import Run
+
+    def away(run: Run) -> None:
+        raise JobError("MLflow is away")
+
+    output, data = tmp_path / "output", {"table": str(preferences(tmp_path / "preferences"))}
+    settings = config(tmp_path, model, data=data, optimisation={"steps": 2})
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "finish", away)
+        with pytest.raises(JobError):
+            in_process("dpo", settings)
+    assert read(output) is None
+    result = in_process("dpo", settings)
+    assert read(output) == result
+    assert not (output / "checkpoints").exists()
+    client = MlflowClient(tracking_uri=settings["tracking"]["uri"])
+    assert client.get_run(result.run).info.status == "FINISHED"
+
+
+def test_the_run_of_a_job_that_breaks_has_failed(tmp_path: Path, model: Path) -> None:
+    from mlflow import MlflowClient
+
+    from trainers import training
+    from trainers.config import Dpo
+
+    settings = config(tmp_path, model, data={"table": "nowhere"})
+    with pytest.raises(ZeroDivisionError):
+        training.train(Dpo.model_validate(settings), "dpo", lambda: 1 // 0, lambda parts: parts)  # type: ignore[arg-type,return-value]
+    client = MlflowClient(tracking_uri=settings["tracking"]["uri"])
+    (experiment,) = client.search_experiments(filter_string="name = 'kailin'")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FAILED"
+
+
+def test_what_is_excluded_is_said(
+    tmp_path: Path, model: Path, in_process: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    from mlflow import MlflowClient
+
+    data = {"table": str(preferences(tmp_path / "preferences"))}
+    few = {"steps": 1}
+    in_process("dpo", config(tmp_path / "all", model, data=data, optimisation=few))
+    assert "no PMID is excluded: " in caplog.text
+    assert "Excluded: none." in (tmp_path / "all" / "output" / "model" / "README.md").read_text()
+
+    caplog.clear()
+    (tmp_path / "pmids").write_text("1\n2\n90000\n")
+    data["excluded"] = [str(tmp_path / "pmids")]
+    result = in_process("dpo", config(tmp_path / "some", model, data=data, optimisation=few))
+    assert "no PMID is excluded" not in caplog.text
+    card = (result.model / "README.md").read_text()
+    assert f"Excluded: 3 PMIDs of `{tmp_path / 'pmids'}`." in card
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/some/mlflow/mlflow.db")
+    assert client.get_run(result.run).data.params["excluded_pmids"] == "3"
+
+
 def test_dpo_goes_on_from_an_adapter_and_compares_with_it(
     tmp_path: Path, model: Path, in_process: Callable[..., Any]
 ) -> None:

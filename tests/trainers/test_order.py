@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainers.order import by_length
+from trainers.order import by_length, whole_rounds
 
 LENGTHS = st.lists(st.integers(1, 2000), min_size=1, max_size=300)
 
@@ -26,6 +26,22 @@ def test_a_longer_order_begins_with_the_shorter_one(
     assert len(order) == total
     longer = by_length(lengths, total=total + 7, batch=batch, seed=seed)
     assert (longer[:total] == order).all()
+
+
+@given(st.integers(1, 300), st.integers(1, 9), st.integers(2, 4))
+def test_processes_see_no_example_twice(total: int, batch: int, processes: int) -> None:
+    from accelerate.data_loader import BatchSamplerShard
+    from torch.utils.data import BatchSampler
+
+    taken = whole_rounds(total, batch=batch, processes=processes)
+    batches = BatchSampler(range(taken), batch_size=batch, drop_last=False)
+    shards = [BatchSamplerShard(batches, processes, number) for number in range(processes)]
+    seen = Counter(example for shard in shards for one in shard for example in one)
+    assert seen.keys() == set(range(taken))
+    assert total - batch * processes < taken <= total
+    if total >= batch * processes:
+        assert set(seen.values()) == {1}
+    assert whole_rounds(total, batch=batch, processes=1) == total
 
 
 def test_batches_are_of_like_lengths_and_differ_between_epochs() -> None:

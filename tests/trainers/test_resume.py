@@ -63,6 +63,35 @@ def prepared_job(directory: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def write_adapter(directory: Path, base: Path) -> Path:
+    """An adapter that has learnt something: both its halves are random, always the same ones."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(1)
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(base),
+        LoraConfig(
+            r=4,
+            lora_alpha=8,
+            lora_dropout=0.1,
+            target_modules="all-linear",
+            init_lora_weights=False,
+            task_type="CAUSAL_LM",
+        ),
+    )
+    model.save_pretrained(directory)
+    return directory
+
+
+def assert_same_weights(ours: Path, theirs: Path, where: object) -> None:
+    found, expected = (load_file(model / "adapter_model.safetensors") for model in (ours, theirs))
+    assert found.keys() == expected.keys()
+    for name, weights in expected.items():
+        assert (found[name] == weights).all(), f"{name} differs; killed at {where}"
+
+
 def started(directory: Path, settings: dict[str, Any]) -> "subprocess.Popen[bytes]":
     path = directory / "dpo.json"
     path.write_text(json.dumps(settings))
@@ -112,11 +141,7 @@ def test_killed_at_random_it_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     assert killed_at[0] > 0
     assert result.digest == plain.digest
     assert result.metrics["steps"] == plain.metrics["steps"]
-    theirs = load_file(plain.model / "adapter_model.safetensors")
-    ours = load_file(result.model / "adapter_model.safetensors")
-    assert theirs.keys() == ours.keys()
-    for name, weights in theirs.items():
-        assert (ours[name] == weights).all(), f"{name} differs; killed at {killed_at}"
+    assert_same_weights(result.model, plain.model, killed_at)
 
     client = MlflowClient(settings["tracking"]["uri"])
     (experiment,) = client.search_experiments(filter_string="name = 'kailin'")
@@ -125,6 +150,29 @@ def test_killed_at_random_it_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     steps = {metric.step for metric in client.get_metric_history(result.run, "loss")}
     assert steps == set(range(1, int(plain.metrics["steps"]) + 1))
     assert not (directory / "output" / "checkpoints").exists()
+
+
+@pytest.mark.slow
+def test_killed_as_it_goes_on_from_an_adapter_it_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+    def going_on(name: str) -> dict[str, Any]:
+        settings = prepared_job(tmp_path / name)
+        adapter = write_adapter(tmp_path / name / "adapter", tmp_path / name / "base")
+        return settings | {"adapter": str(adapter)}
+
+    plain = finished(tmp_path / "plain", going_on("plain"))
+    directory = tmp_path / "killed"
+    settings = going_on("killed")
+    process = started(directory, settings)
+    while process.poll() is None and step(directory) < 8:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    killed_at = step(directory)
+    result = finished(directory, settings)
+    assert 8 <= killed_at < plain.metrics["steps"]
+    assert "going on from checkpoint-" in (directory / "log").read_text()
+    assert result.metrics["steps"] == plain.metrics["steps"]
+    assert_same_weights(result.model, plain.model, killed_at)
 
 
 def test_killed_while_the_model_is_stored_it_is_stored(tmp_path: Path) -> None:

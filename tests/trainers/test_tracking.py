@@ -34,7 +34,7 @@ class Away:
 def test_a_job_finds_its_run_again(place: Tracking, tmp_path: Path) -> None:
     first = open_run(place, "job", "dpo")
     first.describe({"beta": 0.1}, {"code": "1"})
-    first.end("FAILED")
+    first.fail()
     again = open_run(place, "job", "dpo")
     again.describe({"beta": 0.2, "rows": 5}, {"code": "2"})
     assert again.id == first.id
