@@ -7,8 +7,10 @@ removes it holds it alone; the kernel frees it when its holder dies.
 import asyncio
 import fcntl
 import os
+import random
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,7 +47,13 @@ def hold(path: Path, make: Callable[[Path], Path]) -> Held:
                 # Which are removed first goes by when they were last asked for.
                 os.utime(path)
                 return Held(path, lock)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            # Not waited for: who made it meanwhile may hold it for as long as it is served.
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                fcntl.flock(lock, fcntl.LOCK_UN)
+                time.sleep(random.uniform(0.01, 0.1))
+                continue
             if not path.is_dir():
                 _make(path, make)
     except BaseException:

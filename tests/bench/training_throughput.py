@@ -5,7 +5,8 @@
 Rows are of the lengths of PubMed's abstracts (log-normal: mean 450 tokens with the prompt, 5th and
 95th percentile 240 and 680), of random words. Ours puts rows of like length in a batch, and for
 SFT is measured packed too; TRL's draws batches at random. Both train an adapter on SmolLM2-135M in
-the dtype named. A token counts once, whether it is padded or not; seconds are those of the steps.
+the dtype named. A token counts once, whether it is padded or not; seconds are CPU time
+of the steps, so that other work on the machine counts for less.
 """
 # ruff: noqa: E402
 
@@ -52,13 +53,13 @@ DEFAULTS = "TRL's"
 
 
 class Counted(TrainerCallback):  # type: ignore[misc]
-    """Seconds of the steps after the first, which also warms up."""
+    """CPU seconds of the steps after the first, which also warms up."""
 
     def __init__(self) -> None:
         self.began = self.ended = 0.0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.ended = time.perf_counter()
+        self.ended = time.process_time()
         if state.global_step == 1:
             self.began = self.ended
 
@@ -148,7 +149,7 @@ def measured(kind: str, how: str, options: argparse.Namespace, dtype: torch.dtyp
     rate = tokens / (counted.ended - counted.began)
     print(
         f"{kind} {how:9} {str(dtype)[6:]:8} padding {1 - tokens / cells:6.1%}, "
-        f"{tokens:,} tokens in {counted.ended - counted.began:.1f} s: {rate:,.0f} tokens/s",
+        f"{tokens:,} tokens in {counted.ended - counted.began:.1f} CPU s: {rate:,.0f} tokens/s",
         flush=True,
     )
     return rate

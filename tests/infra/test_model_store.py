@@ -72,12 +72,15 @@ def test_two_at_once_make_one(tmp_path: Path):
         return make(scratch)
 
     threads = [
-        threading.Thread(target=lambda: hold(tmp_path / "theta3-v1", slow)) for _ in range(4)
+        threading.Thread(target=lambda: hold(tmp_path / "theta3-v1", slow), daemon=True)
+        for _ in range(4)
     ]
     for thread in threads:
         thread.start()
+    # None of them lets go, as servers do not for days.
     for thread in threads:
-        thread.join()
+        thread.join(30)
+    assert not any(thread.is_alive() for thread in threads)
     assert made == [1]
 
 
