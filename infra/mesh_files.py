@@ -149,7 +149,9 @@ def _xml(path: Path, file: IO[bytes]) -> Iterator[Descriptor]:
             while record.getprevious() is not None:
                 del record.getparent()[0]
     except etree.XMLSyntaxError as error:
-        raise MeshError(f"{path}: not well-formed XML: {error.msg}") from None
+        # Some of lxml's messages have a line end in them.
+        what = " ".join(error.msg.split())
+        raise MeshError(f"{path}: not well-formed XML: {what}") from None
 
 
 def _ascii(path: Path, lines: Iterable[tuple[int, bytes]]) -> Iterator[Descriptor]:

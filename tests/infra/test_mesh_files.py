@@ -2,7 +2,7 @@ import gzip
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from infra.artifacts import ArtifactError
@@ -157,6 +157,7 @@ def test_entities_are_not_resolved(tmp_path: Path) -> None:
 
 
 @given(st.binary(max_size=200))
+@example(b"<\x00")
 def test_any_bytes_are_read_or_refused_in_one_line(tmp_path_factory, data: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "any"
     path.write_bytes(data)
