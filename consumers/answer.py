@@ -8,7 +8,8 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from consumers.ports import Generate, Prompted
+from consumers.ports import Completion, Generate
+from consumers.sampling import sample
 from streams.answers import Reading, read_answer
 from streams.preference import telling
 from streams.prompts import answer_prompt, context_text
@@ -19,7 +20,6 @@ from streams.records import (
     Ideal,
     IdealOutcome,
     Retrieval,
-    seed,
 )
 
 # Of an id's hash, so that shares follow from it.
@@ -110,36 +110,15 @@ async def _answer(answerer: Answerer, id: str, retrieval: Retrieval) -> Answer:
         question=retrieval.candidate.question or "",
         context=context_text(retrieval.passages),
     )
-    reading = Reading()
-    attempt = prompt_tokens = completion_tokens = attempt_seed = 0
-    while attempt == 0 or (reading.rejected and attempt < answerer.attempts):
-        attempt += 1
-        attempt_seed = seed(id, answerer.name, attempt)
-        completion = await answerer.ask(
-            Prompted(
-                model=answerer.model,
-                prompt=prompt,
-                temperature=answerer.temperature,
-                top_p=answerer.top_p,
-                max_tokens=answerer.max_tokens,
-                seed=attempt_seed,
-            )
-        )
-        prompt_tokens += completion.prompt_tokens
-        completion_tokens += completion.completion_tokens
+
+    def read(completion: Completion) -> tuple[Reading, str | None]:
         reading = read_answer(completion.text, prompt=answerer.prompt, finished=completion.finished)
+        return reading, reading.rejected
+
+    reading, _, sampled = await sample(answerer, id, prompt, read)
     return Answer(
         answerer=answerer.name,
-        model=answerer.model,
-        revision=answerer.revision,
-        prompt=answerer.prompt,
-        temperature=answerer.temperature,
-        top_p=answerer.top_p,
-        max_tokens=answerer.max_tokens,
-        seed=attempt_seed,
-        attempts=attempt,
-        prompt_tokens=prompt_tokens,
-        completion_tokens=completion_tokens,
+        **sampled,
         decision=reading.decision,
         long=reading.long,
         rejected=reading.rejected,

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from consumers.ports import Generate, Prompted
+from consumers.ports import Completion, Generate
+from consumers.sampling import sample
 from consumers.together import together
 from streams.citation import Article, Change
 from streams.prompts import question_prompt
@@ -15,7 +16,6 @@ from streams.records import (
     Source,
     generator_version,
     record_id,
-    seed,
     text_hash,
 )
 
@@ -105,39 +105,17 @@ def _source(article: Article, *, withheld: str | None = None) -> Source:
 
 async def _candidate(generator: Generator, id: str, source: Source, limits: Limits) -> Candidate:
     prompt = question_prompt(generator.prompt, title=source.title, abstract=source.abstract)
-    question, reason = "", None
-    attempt = prompt_tokens = completion_tokens = attempt_seed = 0
-    while attempt == 0 or (reason and attempt < generator.attempts):
-        attempt += 1
-        attempt_seed = seed(id, generator.name, attempt)
-        completion = await generator.ask(
-            Prompted(
-                model=generator.model,
-                prompt=prompt,
-                temperature=generator.temperature,
-                top_p=generator.top_p,
-                max_tokens=generator.max_tokens,
-                seed=attempt_seed,
-            )
-        )
-        prompt_tokens += completion.prompt_tokens
-        completion_tokens += completion.completion_tokens
+
+    def read(completion: Completion) -> tuple[str, str | None]:
         question = extract(completion.text)
-        reason = rejection(
+        return question, rejection(
             question, title=source.title, finished=completion.finished, limits=limits
         )
+
+    question, reason, sampled = await sample(generator, id, prompt, read)
     return Candidate(
         generator=generator.name,
-        model=generator.model,
-        revision=generator.revision,
-        prompt=generator.prompt,
-        temperature=generator.temperature,
-        top_p=generator.top_p,
-        max_tokens=generator.max_tokens,
-        seed=attempt_seed,
-        attempts=attempt,
-        prompt_tokens=prompt_tokens,
-        completion_tokens=completion_tokens,
+        **sampled,
         question=None if reason else question,
         rejected=reason,
     )

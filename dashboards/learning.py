@@ -3,15 +3,25 @@
 `python -m dashboards.learning` writes `learning.json` beside this file, ready to be imported.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from grafana_foundation_sdk.builders import dashboard
-from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import dashboard as models
 
-from dashboards.panels import GREEN, ORANGE, RED, THIRD, Panel, bars, number, steps, trend
+from dashboards.panels import (
+    GREEN,
+    ORANGE,
+    RED,
+    THIRD,
+    Panel,
+    as_json,
+    bars,
+    datasource,
+    number,
+    steps,
+    trend,
+)
 
 FILE = Path(__file__).with_name("learning.json")
 
@@ -27,9 +37,7 @@ def learning() -> dashboard.Dashboard:
         .refresh("1m")
         .timezone("browser")
         .tooltip(models.DashboardCursorSync.CROSSHAIR)
-        .with_variable(
-            dashboard.DatasourceVariable("datasource").label("Prometheus").type("prometheus")
-        )
+        .with_variable(datasource())
     )
     for title, panels in (
         ("What serves?", _serving()),
@@ -206,7 +214,7 @@ def main() -> None:
 
 def text() -> str:
     """The dashboard as Grafana's JSON."""
-    return json.dumps(learning().build(), cls=JSONEncoder, indent=2, ensure_ascii=False) + "\n"
+    return as_json(learning())
 
 
 if __name__ == "__main__":

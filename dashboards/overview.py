@@ -3,12 +3,10 @@
 `python -m dashboards.overview` writes `overview.json` beside this file, ready to be imported.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from grafana_foundation_sdk.builders import dashboard
-from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import dashboard as models
 
 from dashboards.ingestion import ingest, parked
@@ -21,7 +19,9 @@ from dashboards.panels import (
     THIRD,
     Panel,
     Query,
+    as_json,
     bars,
+    datasource,
     density,
     number,
     steps,
@@ -45,7 +45,7 @@ def overview() -> dashboard.Dashboard:
         .refresh("10s")
         .timezone("browser")
         .tooltip(models.DashboardCursorSync.CROSSHAIR)
-        .with_variable(_datasource())
+        .with_variable(datasource())
         .with_variable(_stage())
     )
     for title, panels in (
@@ -63,10 +63,6 @@ def overview() -> dashboard.Dashboard:
         for panel in panels:
             board.with_panel(panel)
     return board
-
-
-def _datasource() -> dashboard.DatasourceVariable:
-    return dashboard.DatasourceVariable("datasource").label("Prometheus").type("prometheus")
 
 
 def _stage() -> dashboard.QueryVariable:
@@ -364,7 +360,7 @@ def main() -> None:
 
 def text() -> str:
     """The dashboard as Grafana's JSON."""
-    return json.dumps(overview().build(), cls=JSONEncoder, indent=2, ensure_ascii=False) + "\n"
+    return as_json(overview())
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """The kinds of panel that the dashboards are made of."""
 
+import json
+
 from grafana_foundation_sdk.builders import (
     bargauge,
     common,
@@ -10,6 +12,7 @@ from grafana_foundation_sdk.builders import (
     timeseries,
 )
 from grafana_foundation_sdk.cog.builder import Builder
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import dashboard as models
 from grafana_foundation_sdk.models.common import (
     BarGaugeDisplayMode,
@@ -141,3 +144,13 @@ def steps(*changes: tuple[float | None, str]) -> dashboard.ThresholdsConfig:
 def _target(query: Query) -> prometheus.Dataquery:
     expression, legend = query
     return prometheus.Dataquery().expr(expression).legend_format(legend)
+
+
+def datasource() -> dashboard.DatasourceVariable:
+    """The Prometheus that a dashboard asks, chosen in its list."""
+    return dashboard.DatasourceVariable("datasource").label("Prometheus").type("prometheus")
+
+
+def as_json(board: dashboard.Dashboard) -> str:
+    """A dashboard as Grafana's JSON."""
+    return json.dumps(board.build(), cls=JSONEncoder, indent=2, ensure_ascii=False) + "\n"

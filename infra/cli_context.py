@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from infra.settings import Settings
 
 DONE, FAILED, WRONG = 0, 1, 2
@@ -37,3 +39,8 @@ def settings_of(context: typer.Context, config: Path | None) -> "tuple[Settings,
 def give_up(message: str, code: int) -> NoReturn:
     typer.echo(message, err=True)
     raise typer.Exit(code)
+
+
+def say(console: "Console", line: str) -> None:
+    """Print a line as it is: neither wrapped nor coloured, whatever it holds."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import signal
 from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -16,6 +15,7 @@ from infra.kafka import BrokerUnreachable, Publisher
 from infra.metrics_server import serving
 from infra.model_registry import ModelRegistry
 from infra.settings import Settings, SettingsError
+from infra.told_to_stop import told_to_stop
 from infra.topic_view import TopicView
 from infra.turn import SESSION, Turn, TurnLost
 from streams.errors import Transient
@@ -60,10 +60,7 @@ async def work(
     Of several deployers of one Kafka only one deploys; the others take over when it ends. Raises
     `BrokerUnreachable` at the start, and `TurnLost` where another has taken over.
     """
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for told in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(told, stop.set)
+    stop = told_to_stop()
     # What a leash that was killed leaves comes here as its parents die, and not to init.
     leash.adopt_orphans()
     strays = asyncio.create_task(_end_strays())

@@ -10,14 +10,15 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from consumers.ports import Completion, Generate, Prompted
 from consumers.together import together
 from infra import logs, predictions
+from infra.cli_context import say
 from infra.openai_generate import OpenAIGenerate
 from infra.predictions import Asking, Prediction, PredictionsError
+from infra.progress_bar import bar
 from infra.settings import Server, Settings, SettingsError
 from streams.errors import Invalid, Transient
 from streams.metrics import Metrics
@@ -143,19 +144,19 @@ def run(settings: Settings, options: Options, console: Console) -> int:
                 options.decisions, {pmid: counted(decided[pmid], truth[pmid]) for pmid in truth}
             )
     except (DataError, PredictionsError, SettingsError) as error:
-        _say(console, str(error))
+        say(console, str(error))
         return WRONG
     except Transient as error:
-        _say(console, f"{asking.model} at {address}: {error}; {GO_ON}")
+        say(console, f"{asking.model} at {address}: {error}; {GO_ON}")
         return FAILED
     except KeyboardInterrupt:
-        _say(console, f"stopped; {GO_ON}")
+        say(console, f"stopped; {GO_ON}")
         return FAILED
     result = judge(truth, decided, confidence=CONFIDENCE, resamples=RESAMPLES)
     _show(result, answers, options.limit, console)
     if other is not None:
         _compare(truth, decided, other, f"{options.compare}", console)
-    _say(console, f"answers: {out}")
+    say(console, f"answers: {out}")
     return DONE
 
 
@@ -196,32 +197,24 @@ async def _ask(
     """All answers, saved now and then and whatever happens; `generate` is closed."""
     answers = dict(known)
     done, saved, said = 0, time.monotonic(), time.monotonic()
-    bar = Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-    task = bar.add_task(f"{asking.model}, {asking.setting}", total=len(items))
+    shown = bar(console)
+    task = shown.add_task(f"{asking.model}, {asking.setting}", total=len(items))
 
     def told(pmid: int, answer: Prediction) -> None:
         nonlocal done, saved, said
         answers[pmid] = answer
         done += 1
-        bar.advance(task)
+        shown.advance(task)
         now = time.monotonic()
         if now - saved >= SAVE_EVERY:
             predictions.save(out, asking, answers)
             saved = now
         if not console.is_terminal and now - said >= TELL_EVERY:
-            _say(console, f"{asking.model}, {asking.setting}: {done:,} of {len(items):,}")
+            say(console, f"{asking.model}, {asking.setting}: {done:,} of {len(items):,}")
             said = now
 
     try:
-        with bar:
+        with shown:
             return await predict(items, generate, asking, known=known, told=told)
     finally:
         if answers:
@@ -265,13 +258,9 @@ def _compare(
     right, right_there = outcomes(truth, ours), outcomes(truth, theirs)
     pairs = [(right[pmid], right_there[pmid]) for pmid in truth]
     p = mcnemar([one for one, _ in pairs], [other for _, other in pairs])
-    _say(console, f"compared with {name}, which has {sum(right_there.values()) / len(truth):.2%}")
-    _say(
+    say(console, f"compared with {name}, which has {sum(right_there.values()) / len(truth):.2%}")
+    say(
         console,
         f"right in one alone: {sum(one and not other for one, other in pairs):,} here, "
         f"{sum(other and not one for one, other in pairs):,} there; McNemar p = {p:.3g}",
     )
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, markup=False, highlight=False, soft_wrap=True)

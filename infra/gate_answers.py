@@ -6,19 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry
-
 from infra.deploy import Address, Fetch
 from infra.eval_pubmedqa import predict
+from infra.gate_questions import asked_at
 from infra.model_registry import Registered
 from infra.models import model_directory
-from infra.openai_generate import OpenAIGenerate
 from infra.predictions import Asking
 from infra.settings import Settings, SettingsError
-from streams.metrics import Metrics
 from streams.records import Decision
-from trainers.errors import DataError
-from trainers.pubmedqa import Item, outcomes, read, read_decisions
+from trainers.pubmedqa import Item, outcomes, read_test
 
 # The version of the base model, which is in no registry.
 UNTRAINED = "0"
@@ -32,11 +28,7 @@ def questions(settings: Settings) -> tuple[list[Item], dict[int, Decision]]:
             "gate.pubmedqa and gate.pubmedqa_test: expected PubMedQA's ori_pqal.json and "
             "test_ground_truth.json, on which answer models are compared"
         )
-    truth = read_decisions(test)
-    found = {item.pmid: item for item in read(data) if item.pmid in truth}
-    if missing := truth.keys() - found.keys():
-        raise DataError(f"{data}: lacks PMID {min(missing)} of {test}; expected ori_pqal.json")
-    return [found[pmid] for pmid in truth], truth
+    return read_test(data, test)
 
 
 async def ask(
@@ -50,15 +42,9 @@ async def ask(
 
     An answer that cannot be read is wrong. Raises `Transient` where its server stays away.
     """
-    server = settings.servers[address.server]
-    if address.url:
-        server = server.model_copy(update={"url": address.url})
-    generate = OpenAIGenerate(server, Metrics(CollectorRegistry()))
     asking = Asking(model=address.model, setting="reasoning-required")
-    try:
+    async with asked_at(settings, address) as generate:
         answers = await predict(items, generate, asking, told=lambda *_: told())
-    finally:
-        await generate.close()
     return outcomes(truth, {pmid: answer.decision for pmid, answer in answers.items()})
 
 

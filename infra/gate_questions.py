@@ -20,7 +20,8 @@ from infra import mesh_edition
 from infra.deploy import Address
 from infra.mesh_files import scorer
 from infra.openai_generate import OpenAIGenerate
-from infra.settings import Server, Settings
+from infra.serving_models import as_theta3
+from infra.settings import Settings
 from streams.citation import Article
 from streams.errors import Invalid, Transient
 from streams.learning import Compared
@@ -156,17 +157,11 @@ async def theta3(
     settings: Settings, address: Address, *, revision: str
 ) -> AsyncIterator[Generator]:
     """The model at an address as a generator, asked as θ3 is."""
-    server: Server = settings.servers[address.server]
-    if address.url:
-        server = server.model_copy(update={"url": address.url})
-    ask = OpenAIGenerate(server, Metrics(CollectorRegistry()))
-    try:
-        yield Generator(
-            name="theta3",
-            model=address.model,
-            revision=revision,
-            **settings.theta3.model_dump(exclude={"origin"}),
-            ask=ask,
-        )
-    finally:
-        await ask.close()
+    async with asked_at(settings, address) as ask:
+        yield as_theta3(settings, model=address.model, revision=revision, ask=ask)
+
+
+def asked_at(settings: Settings, address: Address) -> OpenAIGenerate:
+    """The client of the server at an address; nobody looks at its metrics."""
+    server = settings.servers[address.server]
+    return OpenAIGenerate(server, Metrics(CollectorRegistry()), address.url)

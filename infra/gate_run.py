@@ -18,10 +18,10 @@ from rich.console import Console
 from infra import gate_answers, gate_questions, held_out
 from infra.deploy import Address, Deploy
 from infra.file_lock import alone
-from infra.gate_progress import progress
 from infra.kafka import Publisher
 from infra.model_registry import ModelRegistry, Registered
 from infra.models import model_directory
+from infra.progress_bar import progress
 from infra.settings import Settings
 from infra.topic_view import read
 from streams.codec import encode

@@ -4,10 +4,10 @@ import re
 from pathlib import Path
 
 from rich.console import Console
-from rich.text import Text
 
 from infra import mesh_edition
 from infra.artifacts import ArtifactError
+from infra.cli_context import say
 from infra.mesh_files import measure, read_edition, read_mesh, source_path
 from infra.settings import Settings
 from streams.mesh import Difference, Mesh, MeshError, difference
@@ -27,12 +27,12 @@ def show(settings: Settings, console: Console) -> int:
         choice = mesh_edition.chosen(settings)
         mesh = mesh_edition.current(settings)
     except MeshError as error:
-        _say(console, str(error))
+        say(console, str(error))
         return 1
     how = f"chosen on {choice.since:%Y-%m-%d %H:%M} UTC" if choice else "from the settings (`mesh`)"
-    _say(console, f"MeSH {mesh.edition}, {how}")
-    _say(console, f"source     {mesh.source}")
-    _say(console, f"frequency  {mesh.frequency}, terms {mesh.terms}")
+    say(console, f"MeSH {mesh.edition}, {how}")
+    say(console, f"source     {mesh.source}")
+    say(console, f"frequency  {mesh.frequency}, terms {mesh.terms}")
     return 0
 
 
@@ -56,10 +56,10 @@ def use(
         measure(new, settings.mesh)
         choice = mesh_edition.choose(settings, path, new.edition)
     except (ArtifactError, MeshError, OSError) as error:
-        _say(console, str(error))
+        say(console, str(error))
         return 1
-    _say(console, f"MeSH {new.edition} is in use: {len(new):,} descriptors")
-    _say(console, f"kept at {mesh_edition.directory(settings) / choice.file}")
+    say(console, f"MeSH {new.edition} is in use: {len(new):,} descriptors")
+    say(console, f"kept at {mesh_edition.directory(settings) / choice.file}")
     return 0
 
 
@@ -86,10 +86,10 @@ def _against_the_one_in_use(settings: Settings, new: Mesh, console: Console) -> 
         mesh = mesh_edition.current(settings)
         old = read_mesh(source_path(mesh), mesh.edition)
     except (ArtifactError, MeshError) as error:
-        _say(console, f"not compared with the edition in use, which cannot be read: {error}")
+        say(console, f"not compared with the edition in use, which cannot be read: {error}")
         return None
     changes = difference(old, new)
-    _say(console, f"against MeSH {old.edition} ({len(old):,} descriptors):")
+    say(console, f"against MeSH {old.edition} ({len(old):,} descriptors):")
     for what, uis, of in (
         ("added", changes.added, new),
         ("removed", changes.removed, old),
@@ -97,9 +97,5 @@ def _against_the_one_in_use(settings: Settings, new: Mesh, console: Console) -> 
     ):
         first = [f"{ui} {of.descriptors[of.rows[ui]].name}" for ui in uis[:SHOWN]]
         rest = ", …" if len(uis) > SHOWN else ""
-        _say(console, f"{len(uis):>7,} {what}{': ' if uis else ''}{'; '.join(first)}{rest}")
+        say(console, f"{len(uis):>7,} {what}{': ' if uis else ''}{'; '.join(first)}{rest}")
     return changes
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(Text(line), soft_wrap=True)

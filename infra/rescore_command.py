@@ -7,11 +7,11 @@ from typing import Any
 
 from pydantic import ValidationError
 from rich.console import Console
-from rich.text import Text
 
 from infra import mesh_edition
 from infra import settings as sections
 from infra.artifacts import ArtifactError
+from infra.cli_context import say
 from infra.mesh_files import measure, scorer
 from infra.mesh_use import read_named
 from infra.rescore_tables import TABLES, Contended, Mean, Span, Tally, rescore
@@ -50,16 +50,16 @@ def run(
 ) -> int:
     """Score rows anew and print what has become of them; the exit status."""
     if unknown := [table for table in tables if table not in TABLES]:
-        _say(console, f"--table {unknown[0]}: expected one of {', '.join(TABLES)}")
+        say(console, f"--table {unknown[0]}: expected one of {', '.join(TABLES)}")
         return WRONG
     if options.edition and not options.mesh:
-        _say(console, "--edition names what --mesh holds: give the file with --mesh PATH")
+        say(console, "--edition names what --mesh holds: give the file with --mesh PATH")
         return WRONG
     if beyond := [day for day in (span.since, span.until) if day and not EARLIEST <= day <= LATEST]:
-        _say(console, f"{beyond[0]}: expected a day from {EARLIEST} to {LATEST}")
+        say(console, f"{beyond[0]}: expected a day from {EARLIEST} to {LATEST}")
         return WRONG
     if span.since and span.until and span.since > span.until:
-        _say(console, f"--since {span.since}: expected a day up to --until {span.until}")
+        say(console, f"--since {span.since}: expected a day up to --until {span.until}")
         return WRONG
     chosen = [table for table in TABLES if not tables or table in tables]
     margin = settings.prefer.margin if options.margin is None else options.margin
@@ -67,7 +67,7 @@ def run(
     try:
         similarity = _scorer(settings, options)
         before = {table: open_table(settings, table).version() for table in TABLES}
-        _say(
+        say(
             console,
             f"rows of {', '.join(chosen)} under MeSH {similarity.edition}, frequency "
             f"{similarity.frequency}, terms {similarity.terms}, margin {margin:g}, "
@@ -81,27 +81,27 @@ def run(
             margin,
             floor,
             dry_run=dry_run,
-            tell=lambda month, done: _say(console, f"{month}  {done.read:,} rows read"),
+            tell=lambda month, done: say(console, f"{month}  {done.read:,} rows read"),
         )
         _report(console, tally)
         if dry_run:
-            _say(console, "nothing was written (--dry-run)")
+            say(console, "nothing was written (--dry-run)")
             return DONE
         for table, version in before.items():
             after = open_table(settings, table).version()
-            _say(console, f"table {table}: version {version} before, {after} now")
+            say(console, f"table {table}: version {version} before, {after} now")
     except ValidationError as error:
         for wrong in error.errors():
-            _say(console, wrong["msg"].removeprefix("Value error, "))
+            say(console, wrong["msg"].removeprefix("Value error, "))
         return WRONG
     except (ArtifactError, Contended, MeshError, TableError) as error:
-        _say(console, str(error))
+        say(console, str(error))
         return FAILED
     except STORE_ERRORS as error:
-        _say(console, f"tables: {one_line(error)}; the same command goes on from here")
+        say(console, f"tables: {one_line(error)}; the same command goes on from here")
         return FAILED
     except KeyboardInterrupt:
-        _say(console, "stopped; the same command goes on from here")
+        say(console, "stopped; the same command goes on from here")
         return FAILED
     return DONE
 
@@ -126,16 +126,12 @@ def _report(console: Console, tally: Tally) -> None:
         if tally.left
         else ""
     )
-    _say(console, f"read     {tally.read:,} rows{rest}")
+    say(console, f"read     {tally.read:,} rows{rest}")
     moves = [f"{count:,} {old} → {new}" for (old, new), count in sorted(tally.moved.items())]
-    _say(console, f"moved    {'; '.join(moves) or 'none'}")
-    _say(console, f"flipped  {tally.flipped:,} of {tally.compared:,} that stay preferences")
-    _say(console, f"score    {_mean(tally.before)} before, {_mean(tally.after)} now (mean)")
+    say(console, f"moved    {'; '.join(moves) or 'none'}")
+    say(console, f"flipped  {tally.flipped:,} of {tally.compared:,} that stay preferences")
+    say(console, f"score    {_mean(tally.before)} before, {_mean(tally.after)} now (mean)")
 
 
 def _mean(mean: Mean) -> str:
     return "none" if mean.value is None else f"{mean.value:.4f} over {mean.count:,}"
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(Text(line), soft_wrap=True)

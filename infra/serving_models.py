@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from consumers.generate import Generator
+from consumers.ports import Generate
 from infra.openai_generate import OpenAIGenerate
 from infra.settings import Settings
 from infra.topic_view import followed
@@ -75,12 +76,8 @@ class ServingModels:
         client = self._client(serving)
         client.users += 1
         try:
-            yield Generator(
-                name=THETA3,
-                model=serving.model,
-                revision=serving.revision,
-                **self._settings.theta3.model_dump(exclude={"origin"}),
-                ask=client.ask,
+            yield as_theta3(
+                self._settings, model=serving.model, revision=serving.revision, ask=client.ask
             )
         finally:
             client.users -= 1
@@ -116,3 +113,9 @@ class ServingModels:
         """The registered version that serves, as a number; 0 where none does."""
         serving = self.serving
         return float(serving.revision) if serving and serving.revision.isdigit() else 0.0
+
+
+def as_theta3(settings: Settings, *, model: str, revision: str, ask: Generate) -> Generator:
+    """A model as the generator θ3."""
+    sampling = settings.theta3.model_dump(exclude={"origin"})
+    return Generator(name=THETA3, model=model, revision=revision, **sampling, ask=ask)

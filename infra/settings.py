@@ -6,7 +6,6 @@ from typing import Annotated, Literal, Self
 from pydantic import (
     Field,
     SecretStr,
-    field_validator,
     model_validator,
 )
 from pydantic_settings import (
@@ -30,9 +29,8 @@ from infra.settings_learning import (
     Theta3,
     Training,
 )
-from infra.settings_section import Port, Positive, Seconds, Secret, Section
+from infra.settings_section import Port, Positive, Sampling, Seconds, Secret, Section
 from streams.errors import Misconfigured
-from streams.prompts import QUESTION_PROMPTS
 from streams.records import SearchMode
 
 
@@ -126,25 +124,13 @@ class Server(Secret):
         return self.url or f"http://127.0.0.1:{self.port}/v1"
 
 
-class Generator(Section):
+class Generator(Sampling):
     """One question generator. `model` is the name it is served under, `server` a [servers.NAME]."""
 
     name: str
     server: str = "local"
     model: str
     revision: str = "base"
-    prompt: str = "question/1"
-    temperature: Annotated[float, Field(ge=0, le=2)] = 0.7
-    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
-    max_tokens: Positive = 64
-    attempts: Positive = 4
-
-    @field_validator("prompt")
-    @classmethod
-    def _known(cls, prompt: str) -> str:
-        if prompt not in QUESTION_PROMPTS:
-            raise ValueError(f"expected one of {', '.join(QUESTION_PROMPTS)}")
-        return prompt
 
 
 class Embedder(Secret):

@@ -5,29 +5,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, field_validator
 
-from infra.settings_section import Positive, Seconds, Secret, Section, Share
-from streams.prompts import ANSWER_PROMPTS, QUESTION_PROMPTS
+from infra.settings_section import Positive, Sampling, Seconds, Secret, Section, Share
+from streams.prompts import ANSWER_PROMPTS
 from trainers.config import Adapter, Lora, Optimisation, Selection
 
 Money = Annotated[float, Field(ge=0)]
 
 
-class Theta3(Section):
+class Theta3(Sampling):
     """How θ3 is asked, once a model serves as it. `origin` is the generator that it is made of."""
 
     origin: str = "theta1"
-    prompt: str = "question/1"
-    temperature: Annotated[float, Field(ge=0, le=2)] = 0.7
-    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
-    max_tokens: Positive = 64
-    attempts: Positive = 4
-
-    @field_validator("prompt")
-    @classmethod
-    def _known(cls, prompt: str) -> str:
-        if prompt not in QUESTION_PROMPTS:
-            raise ValueError(f"expected one of {', '.join(QUESTION_PROMPTS)}")
-        return prompt
 
 
 class Ideal(Section):

@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from streams.prompts import QUESTION_PROMPTS
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Positive = Annotated[int, Field(ge=1)]
@@ -36,3 +38,20 @@ class Secret(Section):
                     raise ValueError(f"{name} must be the path of a text file") from None
                 values = {**values, secret: text}
         return values
+
+
+class Sampling(Section):
+    """How a question generator is prompted and sampled."""
+
+    prompt: str = "question/1"
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.7
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    max_tokens: Positive = 64
+    attempts: Positive = 4
+
+    @field_validator("prompt")
+    @classmethod
+    def _known(cls, prompt: str) -> str:
+        if prompt not in QUESTION_PROMPTS:
+            raise ValueError(f"expected one of {', '.join(QUESTION_PROMPTS)}")
+        return prompt

@@ -9,7 +9,6 @@ in its directory and goes on from its checkpoints; to judge a model twice comes 
 import asyncio
 import logging
 import os
-import signal
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
@@ -29,6 +28,7 @@ from infra.kafka import BrokerUnreachable
 from infra.metrics_server import serving
 from infra.settings import Settings, SettingsError
 from infra.tables import STORE_ERRORS, one_line
+from infra.told_to_stop import told_to_stop
 from infra.topic_view import TopicView
 from infra.training_data import policy, read_data, targets
 from infra.turn import Turn
@@ -76,11 +76,7 @@ def work(settings: Settings, judge: Judge) -> int:
 
 
 async def _until_told_to_stop(settings: Settings, judge: Judge, metrics: Metrics) -> int:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for told in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(told, stop.set)
-    return await run(settings, judge, metrics, stop)
+    return await run(settings, judge, metrics, told_to_stop())
 
 
 async def run(settings: Settings, judge: Judge, metrics: Metrics, stop: asyncio.Event) -> int:

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import signal
 import sys
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
@@ -20,6 +19,7 @@ from infra.kafka import BrokerUnreachable, client_arguments, group_name, reach, 
 from infra.metrics_server import serving
 from infra.settings import Settings, SettingsError
 from infra.stages import STAGES
+from infra.told_to_stop import told_to_stop
 from streams.mesh import MeshError
 from streams.metrics import Metrics
 
@@ -53,10 +53,7 @@ def run(stage: str, settings: Settings) -> int:
 
 
 async def _until_told_to_stop(stage: str, settings: Settings, metrics: Metrics) -> int:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for told in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(told, stop.set)
+    stop = told_to_stop()
     ports = settings.ports
     with serving(stage, ports.host, ports.stages[stage], metrics.registry):
         if stage == "append":

@@ -110,8 +110,8 @@ def read_test(
     found = {item.pmid: item for item in read(data) if item.pmid in truth}
     if missing := [pmid for pmid in truth if pmid not in found]:
         raise DataError(
-            f"{data}: lacks {len(missing):,} of the {len(truth):,} questions of {test}, "
-            f"PMID {missing[0]} for one; expected ori_pqal.json, which has them all"
+            f"{data}: lacks {len(missing):,} of the {len(truth):,} questions of {test}: it lacks "
+            f"PMID {missing[0]}, for one; expected ori_pqal.json, which has them all"
         )
     return [found[pmid] for pmid in truth], truth
 

@@ -1,4 +1,4 @@
-"""How far a comparison has come: a bar on a terminal, a line for each tenth otherwise."""
+"""How far a list of items has come: a bar on a terminal, a line for each tenth otherwise."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -12,10 +12,9 @@ log = logging.getLogger(__name__)
 Told = Callable[[], None]
 
 
-@contextmanager
-def progress(console: Console, what: str, total: int) -> Iterator[Told]:
-    """Yields what to call for each item that is done."""
-    bar = Progress(
+def bar(console: Console) -> Progress:
+    """A bar that counts items, and goes when they are done; none where there is no terminal."""
+    return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
@@ -24,15 +23,21 @@ def progress(console: Console, what: str, total: int) -> Iterator[Told]:
         transient=True,
         disable=not console.is_terminal,
     )
-    task = bar.add_task(what, total=total)
+
+
+@contextmanager
+def progress(console: Console, what: str, total: int) -> Iterator[Told]:
+    """Yields what to call for each item that is done."""
+    shown = bar(console)
+    task = shown.add_task(what, total=total)
     done = 0
 
     def told() -> None:
         nonlocal done
         done += 1
-        bar.advance(task)
+        shown.advance(task)
         if not console.is_terminal and done * 10 // total > (done - 1) * 10 // total:
             log.info("%s: %d of %d", what, done, total)
 
-    with bar:
+    with shown:
         yield told
