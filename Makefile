@@ -22,7 +22,7 @@ help: ## This list
 run: $(SYNCED) ## Real PubMed records through every stage, and a look at what came out
 	$(BIN)/kailin demo
 
-demo-loop: $(SYNCED) ## The learning loop once around, from empty tables, in some 30 minutes
+demo-loop: $(SYNCED) ## The learning loop once around, from empty tables, in half an hour
 	$(BIN)/kailin --config infra/demo_loop.toml demo-loop
 
 test: check ## Static checks and all tests

@@ -26,7 +26,7 @@ from infra.artifacts import fetch_pypi
 from infra.demo_records import BASELINE, Stalled, load_corpus, publish, with_text_and_mesh
 from infra.kafka import BrokerUnreachable
 from infra.settings import Settings
-from infra.tables import IDEAL, PREFERENCES, TableError, select
+from infra.tables import DROPPED, IDEAL, PREFERENCES, TableError, select
 from infra.up import FAILURES, kailin, service
 from streams.citation import Article
 from streams.errors import Transient
@@ -125,9 +125,22 @@ def _once_around(
     wanted = settings.training.rows
     console.print(f"{new:,} new records; {wanted:,} preference rows make a DPO job due")
     _publish(settings, articles, new, console)
+    published = new
+
+    def enough() -> bool:
+        """Whether the rows are there; where all records were used up without, some more follow."""
+        nonlocal published
+        rows = _rows(settings, PREFERENCES)
+        if rows < wanted and rows + _rows(settings, DROPPED) >= published:
+            more = max(1, new // 4)
+            console.print(f"{rows:,} rows of {published:,} records: {more:,} records more")
+            _publish(settings, articles, more, console)
+            published += more
+        return rows >= wanted
+
     watch.until(
         f"{wanted:,} preference rows",
-        lambda: _rows(settings, PREFERENCES) >= wanted,
+        enough,
         lambda: f"{_rows(settings, PREFERENCES):,} of {wanted:,} preference rows",
     )
     watch.until("the DPO job began", lambda: _job(settings), lambda: "no job yet")

@@ -146,7 +146,7 @@ def questions(model: Any, tokenizer: Any, records: Sequence[Record]) -> list[str
     ]
     written = []
     for at in range(0, len(asked), 32):
-        batch = tokenizer(asked[at : at + 32], return_tensors="pt", padding=True)
+        batch = tokenizer(asked[at : at + 32], return_tensors="pt", padding=True).to(model.device)
         with torch.inference_mode():
             ids = model.generate(**batch, max_new_tokens=32, do_sample=False)
         written += tokenizer.batch_decode(ids[:, batch["input_ids"].shape[1] :], True)
@@ -168,6 +168,7 @@ def compare(model: Path, result: Result, options: argparse.Namespace) -> tuple[f
     tokenizer = AutoTokenizer.from_pretrained(result.model, padding_side="left")
     base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     both = PeftModel.from_pretrained(base, str(result.model)).eval()
+    both.to(torch.accelerator.current_accelerator() or "cpu")
     with both.disable_adapter():
         before = questions(both, tokenizer, records)
     after = questions(both, tokenizer, records)
