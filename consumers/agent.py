@@ -9,10 +9,10 @@ made, and `consumers.acks` counts what is committed. A message may be worked on 
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -20,10 +20,12 @@ from typing import Any, cast
 import faust
 from aiokafka.errors import KafkaError
 
+from consumers import spans
 from consumers.acks import Acks
-from consumers.dead_letters import DeadLetterLimit, dead_letter
-from consumers.delivery import Delivery, check_key
+from consumers.dead_letters import DeadLetterLimit, dead_letter, replayed
+from consumers.delivery import NOT_ALLOWED, Delivery, check_key, not_allowed
 from consumers.faust_app import faust_app
+from consumers.lag import Lag
 from consumers.stage import (
     DONE,
     FAILED,
@@ -37,6 +39,7 @@ from consumers.stage import (
     arrival,
 )
 from consumers.together import together
+from streams.at_hand import at_hand, place
 from streams.codec import decode
 from streams.errors import Invalid, Misconfigured, Transient
 from streams.metrics import Metrics
@@ -63,14 +66,18 @@ async def run(
     metrics: Metrics,
     scratch: Path,
     stop: asyncio.Event,
+    going: asyncio.Event | None = None,
 ) -> int:
     """Work until `stop` is set, and return the exit status of the process.
+
+    While `going`, if given, is not set, it takes nothing more; it finishes and commits what it has
+    in hand, and keeps its partitions.
 
     0: told to stop; 1: a fault; 2: a setting is wrong; 3: too many dead letters. The message that
     a worker stops for is not committed. faust makes its empty directories under `scratch`.
     """
     app = faust_app(kafka, scratch / stage.name)
-    worker = _Worker(app, stage, kafka.topic_name, policy, metrics)
+    worker = _Worker(app, stage, kafka.topic_name, policy, metrics, going)
     source = app.topic(kafka.topic_name(stage.source), key_type=bytes, value_type=bytes, acks=False)
     app.agent(source, name=stage.name)(worker.take)
     app.on_partitions_revoked.connect(worker.revoked)
@@ -101,11 +108,14 @@ def _status(
         error = worker.failure.exception()
     elif app.crash_reason or background.done():
         error = app.crash_reason or background.exception()
-        if isinstance(error, KafkaError):
+        if isinstance(error, KafkaError) and not isinstance(error, NOT_ALLOWED):
             log.error("%s: stopped: the connection to Kafka failed: %r", stage.name, error)
             return FAILED
     else:
         return DONE
+    if isinstance(error, NOT_ALLOWED):
+        log.error("%s: stopped: %s", stage.name, not_allowed(error))
+        return FAILED
     if isinstance(error, TooManyDeadLetters):
         log.error("%s: stopped: %s", stage.name, error)
         return TOO_MANY_DEAD_LETTERS
@@ -139,34 +149,64 @@ class _Worker:
         topic_name: Callable[[Topic], str],
         policy: Policy,
         metrics: Metrics,
+        going: asyncio.Event | None,
     ) -> None:
         self.app = app
         self.stage = stage
         self.topic_name = topic_name
         self.policy = policy
         self.metrics = metrics
+        self.going = going
         self.acks = Acks()
-        self.tasks: set[asyncio.Task[None]] = set()
+        # By task, when its message was written (Unix time).
+        self.tasks: dict[asyncio.Task[None], float] = {}
         # Those whose handler is not done; the others wait for the broker, which takes no slot.
         self.handling: set[asyncio.Task[Any]] = set()
         self.moved = asyncio.Event()
         self.limit = DeadLetterLimit(policy.dead_letter_limit, policy.dead_letter_window)
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.ending = False
-        self.lagging: set[int] = set()
+        self.lag = Lag(stage.name, topic_name(stage.source), metrics)
         producer: Any = app.producer
         self.deliver = Delivery(producer._ensure_producer, topic_name, policy, self._again)
+        metrics.behind.labels(stage.name).set_function(self._behind)
 
     async def take(self, stream: faust.StreamT[Any]) -> None:
         """The agent: begins a task for each message, at most `window` at once."""
         async for event in cast(faust.Stream[Any], stream).noack().events():
-            if self.ending:
+            if not await self._still_mine(event.message):
                 continue
-            # No await since faust checked that the message belongs to the present assignment.
+            # No await since it was checked that the message belongs to the present assignment.
             self._begin(event.message)
-            while self.tasks and (len(self.handling) >= self.policy.window or self._held_back()):
+            while self.tasks and self._full():
                 self.moved.clear()
                 await self.moved.wait()
+
+    async def _still_mine(self, message: Any) -> bool:
+        """Wait while the stage is paused; whether the message may be begun then.
+
+        faust has checked that it belongs to the present assignment. One that a rebalance has taken
+        away meanwhile comes again, here or to another worker.
+        """
+        app: Any = self.app
+        while self.going and not self.going.is_set():
+            await self.going.wait()
+            if message.generation_id != app.consumer_generation_id:
+                return False
+            if not app.flow_control.is_active():
+                return False
+        return not self.ending
+
+    def _behind(self) -> float:
+        """Seconds since the oldest message in hand was written. Asked for by another thread."""
+        return max(0.0, time.time() - min(list(self.tasks.values()), default=math.inf))
+
+    def _stands(self) -> bool:
+        """Whether nothing more is taken at present."""
+        return self._full() or (self.going is not None and not self.going.is_set())
+
+    def _full(self) -> bool:
+        return len(self.handling) >= self.policy.window or self._held_back()
 
     def _held_back(self) -> bool:
         return self.acks.held >= self.policy.window * HELD
@@ -178,15 +218,16 @@ class _Worker:
         except ValueError as error:
             self._fail(error, message)
             return
-        task = asyncio.create_task(self._work(message))
-        self.tasks.add(task)
+        with at_hand(**place(message)):
+            task = asyncio.create_task(self._work(message))
+        self.tasks[task] = message.timestamp or time.time()
         self.handling.add(task)
         self.metrics.records_in.labels(self.stage.name).inc()
         self.metrics.in_flight.labels(self.stage.name).set(len(self.tasks))
 
         def ended(task: asyncio.Task[None]) -> None:
             abandoned = task not in self.tasks
-            self.tasks.discard(task)
+            self.tasks.pop(task, None)
             self.handling.discard(task)
             self.metrics.in_flight.labels(self.stage.name).set(len(self.tasks))
             self.moved.set()
@@ -210,12 +251,19 @@ class _Worker:
 
     async def _work(self, message: Any) -> None:
         try:
-            if message.value is None and not self.stage.tombstones:
+            if self._passed_over(message):
                 return
             await self._process(message)
         except Invalid as error:
             self.metrics.records_failed.labels(self.stage.name, error.reason).inc()
             await self._set_aside(message, error)
+
+    def _passed_over(self, message: Any) -> bool:
+        """Whether it is a tombstone, or put back for another stage, and this one takes none."""
+        if message.value is None and not self.stage.tombstones:
+            return True
+        replay = None if self.stage.states else replayed(message.headers or ())
+        return replay is not None and replay.first.stage != self.stage.name
 
     async def _process(self, message: Any) -> None:
         stage = self.stage
@@ -223,6 +271,11 @@ class _Worker:
         check_key(stage.source, record, message.key)
         where = message.key, message.topic, message.partition, message.offset
         taken: Message[Any] = Message(record, *where)
+        with spans.working(stage.name, taken):
+            await self._see_through(taken)
+
+    async def _see_through(self, taken: Message[Any]) -> None:
+        stage, record = self.stage, taken.record
         with self.metrics.handler_seconds.labels(stage.name).time():
             outputs = await self._handle(taken)
         self.handling.discard(cast(asyncio.Task[Any], asyncio.current_task()))
@@ -252,6 +305,7 @@ class _Worker:
             # What failed was cancelled, and said so as if its component were away.
             raise asyncio.CancelledError
         self.metrics.retries.labels(self.stage.name, reason).inc()
+        spans.again(reason)
         log.warning("%s: again in %.1f s: %s", self.stage.name, pause, detail)
         await asyncio.sleep(pause)
 
@@ -287,9 +341,7 @@ class _Worker:
         while True:
             await asyncio.sleep(COMMIT_EVERY)
             await self.commit()
-            # A rebalance may take a partition away, in the consumer's own thread, at any moment.
-            with suppress(AssertionError, AttributeError):
-                self._measure_lag()
+            await self.lag.measure(self.app.consumer, self.acks, standing=self._stands())
             if self._held_back() and (waiting := self.acks.foremost()):
                 log.warning(
                     "%s: takes nothing more until %s partition %d offset %d is done",
@@ -308,32 +360,6 @@ class _Worker:
         # commit.
         if await consumer._commit(offsets):
             acks.committed(ready)
-
-    def _measure_lag(self) -> None:
-        consumer: Any = self.app.consumer
-        client = consumer._thread._consumer
-        assigned = {tp.partition: tp for tp in client.assignment()} if client else {}
-        topic, gauge = self.topic_name(self.stage.source), self.metrics.consumer_lag
-        for gone in self.lagging - assigned.keys():
-            gauge.remove(self.stage.name, topic, str(gone))
-        self.lagging &= assigned.keys()
-        for partition, tp in assigned.items():
-            end, position = client.last_stable_offset(tp), self.acks.next(partition)
-            read = consumer._read_offset.get(tp) or 0
-            if position is None:
-                # Nothing was taken yet: the last commit is where reading began.
-                position = consumer._committed_offset.get(tp) or 0
-                done = read == position
-            else:
-                done = read < position
-            if done:
-                # The marker that ends a transaction has an offset too, and is passed over without
-                # a message.
-                state = client._subscription.subscription.assignment.state_value(tp)
-                position = max(position, state.position if state.has_valid_position else 0)
-            if end is not None and end >= 0:
-                gauge.labels(self.stage.name, topic, str(partition)).set(max(0, end - position))
-                self.lagging.add(partition)
 
     async def revoked(self, *_: Any, **__: Any) -> None:
         """A rebalance takes the partitions: what is in hand is left to whoever gets them next."""
@@ -356,7 +382,7 @@ class _Worker:
             log.warning("%s: the last acks are not committed: %r", self.stage.name, error)
 
     async def _abandon(self) -> None:
-        tasks, self.tasks = self.tasks, set()
+        tasks, self.tasks = self.tasks, {}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

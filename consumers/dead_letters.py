@@ -8,14 +8,17 @@ import base64
 import traceback
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cache
 
 import orjson
+from pydantic import TypeAdapter, ValidationError
 
+from streams.citation import Int64
 from streams.codec import encode
 from streams.errors import Invalid
-from streams.records import DeadLetter
+from streams.records import Cause, DeadLetter
 from streams.topics import DEAD_LETTERS
 
 # What is kept of the parts other than the value; they are small unless someone made them large.
@@ -26,6 +29,41 @@ PART = 64 << 10
 HEADERS = 96 << 10
 # The envelope that Kafka puts round a message, generously.
 ENVELOPE = 4 << 10
+# The header of a message that was put back. One that is larger is none of ours.
+REPLAY = "kailin-replay"
+REPLAY_SIZE = 4 << 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replay:
+    """That a message was put back on its topic, for the `times`th time, and for which stage.
+
+    The stage is that of the `first` cause; the others that read the topic have had the message.
+    """
+
+    first: Cause
+    times: Int64
+
+
+@cache
+def _replays() -> TypeAdapter[Replay]:
+    return TypeAdapter(Replay)
+
+
+def replay_header(replay: Replay) -> tuple[str, bytes]:
+    """The header that says so."""
+    return REPLAY, orjson.dumps(replay)
+
+
+def replayed(headers: Sequence[tuple[str, bytes | None]]) -> Replay | None:
+    """What the headers of a message say of its being put back; None where they say nothing."""
+    for name, value in headers:
+        if name == REPLAY and value and len(value) <= REPLAY_SIZE:
+            try:
+                return _replays().validate_json(value, strict=True)
+            except ValidationError:
+                return None
+    return None
 
 
 def dead_letter(
@@ -43,9 +81,12 @@ def dead_letter(
     """The dead letter of one message of `topic`, for `error`; key, value, headers in base64.
 
     The whole always fits a message of the dead letters topic: what has to be cut for that is
-    named, with its full length in bytes, at the end of `detail`.
+    named, with its full length in bytes, in `cut` and at the end of `detail`. Of a message that
+    was put back for this stage the first cause is kept.
     """
     cut: list[str] = []
+    replay = replayed(headers)
+    mine = replay if replay and replay.first.stage == stage else None
     letter = DeadLetter(
         stage=stage,
         reason=error.reason if isinstance(error, Invalid) else type(error).__name__,
@@ -57,12 +98,14 @@ def dead_letter(
         key=_base64("key", key, PART, cut),
         value=None,
         headers=_headers(headers, cut),
+        first=mine.first if mine else None,
+        replays=mine.times if mine else 0,
         at=at,
     )
     room = DEAD_LETTERS.max_message - len(encode(letter)) - ENVELOPE
     value_text = _base64("value", value, max(room, 0) // 4 * 3, cut)
     detail = "; ".join([letter.detail, *cut] if letter.detail else cut)
-    return replace(letter, value=value_text, detail=detail)
+    return replace(letter, value=value_text, detail=detail, cut=tuple(cut))
 
 
 class DeadLetterLimit:

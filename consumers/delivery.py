@@ -4,7 +4,15 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError
+from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
+    GroupAuthorizationFailedError,
+    KafkaError,
+    KafkaTimeoutError,
+    MessageSizeTooLargeError,
+    TopicAuthorizationFailedError,
+    TransactionalIdAuthorizationFailed,
+)
 from aiokafka.partitioner import DefaultPartitioner
 
 from consumers.stage import Policy
@@ -12,6 +20,14 @@ from streams.codec import encode
 from streams.errors import Invalid
 from streams.records import DeadLetter, Record
 from streams.topics import Topic
+
+# No list of the broker allows it; none of these are tried again by themselves.
+NOT_ALLOWED = (
+    ClusterAuthorizationFailedError,
+    GroupAuthorizationFailedError,
+    TopicAuthorizationFailedError,
+    TransactionalIdAuthorizationFailed,
+)
 
 # What Kafka adds to one record that makes a batch of its own: 61 bytes for the batch, and lengths,
 # attributes and deltas of at most 28 for the record.
@@ -50,6 +66,11 @@ def too_large_for_broker(name: str, error: MessageSizeTooLargeError) -> Invalid:
 def broker_away(error: KafkaError) -> bool:
     """Whether what failed may succeed later."""
     return error.retriable or isinstance(error, KafkaTimeoutError)
+
+
+def not_allowed(error: KafkaError) -> str:
+    """The line for one of `NOT_ALLOWED`: what to do about it."""
+    return f"Kafka does not allow it to this user: {error!r}; `kailin acls` shows what is needed"
 
 
 class Delivery:

@@ -48,9 +48,11 @@ class Stage(Generic[R]):
     """A stage: from which topic, through which handler, to which topic.
 
     `handle` raises `Transient` to be called again later, `Invalid` to have the message set aside.
-    It sees tombstones only if `tombstones` is set. `window` is how many messages it takes at once,
-    where that is not the policy's. `observe` is called with a message and what the
-    handler made of it once the broker has that, for the stage's own metrics.
+    It sees tombstones only if `tombstones` is set, and what was put back for another stage only if
+    `states` is: what it makes follows from the newest message of a key, which that may be.
+    `window` is how many messages it takes at once, where that is not the policy's. `observe` is
+    called with a message and what the handler made of it once the broker has that, for the stage's
+    own metrics.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Stage(Generic[R]):
     handle: Callable[[Message[R]], Awaitable[Sequence[Record]]]
     observe: Callable[[Message[R], Sequence[Record]], None] | None = None
     tombstones: bool = False
+    states: bool = False
     window: int | None = None
 
 

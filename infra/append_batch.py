@@ -1,18 +1,25 @@
 """A message of `preferences` or `ideal` as the tables take it: a row, or a dead letter."""
 
+import logging
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from aiokafka import ConsumerRecord, TopicPartition
 
+from consumers import spans
 from consumers.append import Row, row
 from consumers.dead_letters import dead_letter
 from consumers.delivery import check_key
 from infra.sink_table import Entry
+from streams.at_hand import at_hand, place
 from streams.codec import decode
 from streams.errors import Invalid
 from streams.records import DeadLetter, Ideal, Preference
 from streams.topics import IDEAL, Topic
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +55,32 @@ def read(topic: Topic, message: ConsumerRecord, *, is_new: bool) -> Read:
 def dead(read: Read, stage: str) -> DeadLetter:
     """The dead letter of a message that has no row."""
     assert read.error is not None  # noqa: S101
+    message = read.message
+    with at_hand(**place(message)):
+        log.warning(
+            "%s: dead letter for %s partition %d offset %d: %s",
+            *(stage, message.topic, message.partition, message.offset, read.error),
+        )
     return dead_letter(
         read.error,
         stage=stage,
-        topic=read.message.topic,
-        partition=read.message.partition,
-        offset=read.message.offset,
-        key=read.message.key,
-        value=read.message.value,
-        headers=read.message.headers,
+        topic=message.topic,
+        partition=message.partition,
+        offset=message.offset,
+        key=message.key,
+        value=message.value,
+        headers=message.headers,
         at=datetime.now(UTC),
     )
+
+
+def trace(reads: Iterable[Read], stage: str, *, seconds: float) -> None:
+    """A span in the trace of each record whose row is committed; it took so many seconds."""
+    began = time.time() - seconds
+    for each in reads if spans.on() else ():
+        if each.is_new and each.entry.row is not None and each.entry.table is not None:
+            pmid, arrived = each.entry.row["pmid"], each.entry.row["arrived"]
+            spans.appended(stage, each.message, pmid, arrived, began=began, table=each.entry.table)
 
 
 def _entry(message: ConsumerRecord, table: str | None = None, row: Row | None = None) -> Entry:

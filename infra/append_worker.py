@@ -6,6 +6,7 @@ only. `kailin run append` starts it.
 
 import asyncio
 import logging
+import math
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -14,12 +15,14 @@ from functools import partial
 from typing import TypeVar
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import IllegalStateError, KafkaError
 
 from consumers.dead_letters import DeadLetterLimit
 from consumers.delivery import broker_away
 from consumers.stage import DONE, FAILED, MISCONFIGURED, TOO_MANY_DEAD_LETTERS, Policy
-from infra.append_batch import Read, dead, read
+from infra.acls import check_allowed
+from infra.append_batch import Read, dead, read, trace
+from infra.append_offsets import OffsetsLost, lost, report_gap
 from infra.delta_sink import DeltaSink
 from infra.kafka import (
     BrokerUnreachable,
@@ -29,9 +32,11 @@ from infra.kafka import (
     start,
     topic_name,
 )
+from infra.pause import going
 from infra.retractions import RetractionFeed, Retractions
 from infra.settings import Settings
 from infra.sink_table import LEADS_TO, Fenced, Position
+from infra.table_maintenance import tidying
 from infra.tables import TableError
 from streams.errors import Invalid, Transient
 from streams.learning import TrainingData
@@ -52,10 +57,6 @@ MARKING_SHARE = 10
 MARKED_AT_ONCE = 5000
 # How often what other writers have done to the tables is looked at, in seconds.
 LOOK_EVERY = 30.0
-
-
-class OffsetsLost(Exception):
-    """The topic is not the one that the tables were filled from; the message is one line."""
 
 
 class Stopped(Exception):
@@ -112,19 +113,27 @@ class _Worker(ConsumerRebalanceListener):  # type: ignore[misc]
         self._held: dict[TopicPartition, list[Position | None]] = {}
         self._done: dict[TopicPartition, int] = {}
         self._telling: set[asyncio.Task[None]] = set()
+        # When the oldest message in hand was written (Unix time).
+        self._oldest = math.inf
+        metrics.behind.labels(STAGE).set_function(lambda: max(0.0, time.time() - self._oldest))
 
     async def connect(self, stack: AsyncExitStack) -> None:
         """Read the retractions, open the tables and join the consumer group.
 
         What is away is waited for.
         """
+        await self._patiently(lambda: check_allowed(self._settings, STAGE))
         await self._patiently(lambda: stack.enter_async_context(self._feed))
         while not await self._patiently(self._feed.caught_up):
             if self._stop.is_set():
                 raise Stopped
         await self._patiently(lambda: asyncio.to_thread(self._sink.open))
+        await stack.enter_async_context(tidying(self._settings))
         self._publisher = await self._patiently(
             lambda: stack.enter_async_context(Publisher(self._settings))
+        )
+        self._going = await self._patiently(
+            lambda: stack.enter_async_context(going(self._settings, STAGE, self._metrics))
         )
         stack.push_async_callback(self._told)
         self._consumer = await self._patiently(self._join)
@@ -135,6 +144,7 @@ class _Worker(ConsumerRebalanceListener):  # type: ignore[misc]
             group_id=group_name(self._settings, STAGE),
             enable_auto_commit=False,
             auto_offset_reset="earliest",
+            isolation_level="read_committed",
             # A worker that is started again takes its own place at once: the broker need not first
             # find out that the one before it has died.
             group_instance_id=f"{socket.gethostname()}-{self._settings.ports.append}",
@@ -174,20 +184,29 @@ class _Worker(ConsumerRebalanceListener):  # type: ignore[misc]
                 placed = self._generation
                 await self._patiently(self._seek)
                 continue
+            paused = self._hold()
             read = await self._patiently(lambda: self._read(most - len(batch)))  # noqa: B023
             if placed != self._generation:
                 continue
             if read and not batch:
                 due = time.monotonic() + longest
             batch += read
-            self._metrics.in_flight.labels(STAGE).set(len(batch))
-            if batch and (len(batch) >= most or time.monotonic() >= due):
+            self._in_hand(batch)
+            if batch and (paused or len(batch) >= most or time.monotonic() >= due):
                 status, batch = await self._append(batch), []
                 if status != DONE:
                     return status
-            await self._mark()
-            self._show_lag()
+            if not paused:
+                await self._mark()
+            await self._show_lag(ask=paused)
         return await self._append(batch) if batch and placed == self._generation else DONE
+
+    def _hold(self) -> bool:
+        """Whether the stage is paused; then nothing is fetched, and the group keeps its member."""
+        paused = not self._going.is_set()
+        fetch = self._consumer.pause if paused else self._consumer.resume
+        fetch(*self._consumer.assignment())
+        return paused
 
     async def _seek(self) -> None:
         """Put every partition of this worker where the tables are. Raises `OffsetsLost`."""
@@ -205,10 +224,15 @@ class _Worker(ConsumerRebalanceListener):  # type: ignore[misc]
         for partition in assigned:
             offsets = [at.offset if at else -1 for at in held[partition]]
             if max(offsets) >= end[partition]:
-                raise self._lost(partition, f"ends at offset {end[partition] - 1}")
+                raise lost(
+                    self._settings,
+                    partition,
+                    self._held[partition],
+                    f"ends at offset {end[partition] - 1}",
+                )
             done = min(offsets)
             if done >= 0 and first[partition] > done + 1:
-                self._report_gap(partition, done + 1, first[partition])
+                report_gap(partition, done + 1, first[partition])
             # The last message that the tables hold is read again, to see that it is the same one.
             self._next[partition] = max(done, first[partition])
             self._done[partition] = done
@@ -222,41 +246,34 @@ class _Worker(ConsumerRebalanceListener):  # type: ignore[misc]
         if generation != self._generation:
             return []
         messages = [(at, message) for at, some in found.items() for message in some]
-        return [message for at, message in messages if self._follows(at, message)]
+        try:
+            return [message for at, message in messages if await self._follows(at, message)]
+        except KafkaError:
+            # They would not come again.
+            self._generation += 1
+            raise
 
-    def _follows(self, partition: TopicPartition, message: ConsumerRecord) -> bool:
+    async def _follows(self, partition: TopicPartition, message: ConsumerRecord) -> bool:
         """Whether a message is one to go on with; else the partitions are placed anew."""
         expected = self._next.get(partition)
         if expected is None or message.offset < expected:
             self._generation += 1
             return False
         if message.offset > expected:
-            self._report_gap(partition, expected, message.offset)
+            # The marker that ends a transaction has an offset too; else it was removed.
+            first = (await self._consumer.beginning_offsets([partition]))[partition]
+            if first > expected:
+                report_gap(partition, expected, min(first, message.offset))
         self._next[partition] = message.offset + 1
         for at in self._held[partition]:
             if at and at.offset == message.offset and at.timestamp != message.timestamp:
-                raise self._lost(partition, f"holds another message at offset {message.offset}")
+                raise lost(
+                    self._settings,
+                    partition,
+                    self._held[partition],
+                    f"holds another message at offset {message.offset}",
+                )
         return True
-
-    def _lost(self, partition: TopicPartition, found: str) -> OffsetsLost:
-        filled = max(at.offset if at else -1 for at in self._held[partition])
-        return OffsetsLost(
-            f"topic {partition.topic} [{partition.partition}] {found}, but the tables at "
-            f"{self._settings.tables_uri} were filled up to offset {filled}: the topic was made "
-            "anew, or `kafka` in the settings names another broker than before; set `tables` to a "
-            "new place, or bring the broker's data back, or name the former broker or another "
-            "`kafka.prefix`, whose topics the tables do not know"
-        )
-
-    def _report_gap(self, partition: TopicPartition, first: int, end: int) -> None:
-        log.error(
-            "append: topic %s [%d] does not hold offsets %d to %d any more and they were never "
-            "appended: see the retention of the topic",
-            partition.topic,
-            partition.partition,
-            first,
-            end - 1,
-        )
 
     async def _append(self, batch: Sequence[ConsumerRecord]) -> int:
         """Commit a batch, after its unusable messages went to the dead letters; the exit status.
@@ -281,12 +298,17 @@ class _Worker(ConsumerRebalanceListener):  # type: ignore[misc]
             return status
         self._tell(self._sink.news())
         fresh = sum(each.is_new for each in reads)
-        self._metrics.in_flight.labels(STAGE).set(0)
+        self._in_hand(())
+        trace(reads, STAGE, seconds=time.monotonic() - began)
         self._metrics.records_in.labels(STAGE).inc(fresh)
         for _ in range(fresh):
             self._metrics.handler_seconds.labels(STAGE).observe(time.monotonic() - began)
         await self._commit_offsets(reads)
         return status
+
+    def _in_hand(self, batch: Sequence[ConsumerRecord]) -> None:
+        self._metrics.in_flight.labels(STAGE).set(len(batch))
+        self._oldest = min((message.timestamp / 1000 for message in batch), default=math.inf)
 
     async def _mark(self) -> None:
         """Mark the rows that do not stand any more, as far as it is time for that."""
@@ -361,13 +383,23 @@ class _Worker(ConsumerRebalanceListener):  # type: ignore[misc]
         except (KafkaError, TimeoutError) as error:
             log.info("append: offsets not committed to Kafka, the tables have them: %r", error)
 
-    def _show_lag(self) -> None:
-        for partition in self._consumer.assignment() & self._done.keys():
-            end = self._consumer.highwater(partition)
+    async def _show_lag(self, *, ask: bool) -> None:
+        """Show it; the ends of the partitions come with their messages, else they are asked for."""
+        held = self._consumer.assignment() & self._done.keys()
+        ends: dict[TopicPartition, int | None] = {at: self._consumer.highwater(at) for at in held}
+        if ask:
+            with suppress(KafkaError, TimeoutError):
+                ends |= await asyncio.wait_for(self._consumer.end_offsets(held), GRACE)
+        for partition, end in ends.items():
+            done = self._done[partition] + 1
+            if self._next[partition] == done:
+                # Nothing is in hand. The marker that ends a transaction has an offset too, and is
+                # passed over without a message.
+                with suppress(IllegalStateError):  # the partition has just been taken away
+                    done = max(done, await self._consumer.position(partition))
             labels = (STAGE, partition.topic, str(partition.partition))
             if end is not None:
-                lag = max(0, end - 1 - self._done[partition])
-                self._metrics.consumer_lag.labels(*labels).set(lag)
+                self._metrics.consumer_lag.labels(*labels).set(max(0, end - done))
 
     async def _patiently(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """What `attempt` returns, tried again while a component is away. Raises `Stopped`."""

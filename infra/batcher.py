@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -58,7 +59,8 @@ class Batcher(Generic[Item, Result]):
         self._waiting = [(item, future) for item, future in self._waiting if not future.done()]
         if self._waiting and (self._overdue or len(self._waiting) >= self._size):
             batch, self._waiting = self._waiting[: self._size], self._waiting[self._size :]
-            self._running = asyncio.create_task(self._run(batch))
+            # It is no caller's own work, so what it logs must not be said of one of them.
+            self._running = asyncio.create_task(self._run(batch), context=Context())
             self._running.add_done_callback(self._ran)
         if not self._waiting:
             self._overdue = self._closed

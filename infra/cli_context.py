@@ -1,5 +1,6 @@
 """What every command of `kailin` starts from: the option for its settings, and how it gives up."""
 
+import getpass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -23,6 +24,10 @@ Config = Annotated[
     ),
 ]
 
+By = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Who decides; else the user's own name.")
+]
+
 
 def settings_of(context: typer.Context, config: Path | None) -> "tuple[Settings, Path | None]":
     """The settings and the file they came from. Ends the program where they are wrong."""
@@ -39,6 +44,14 @@ def settings_of(context: typer.Context, config: Path | None) -> "tuple[Settings,
 def give_up(message: str, code: int) -> NoReturn:
     typer.echo(message, err=True)
     raise typer.Exit(code)
+
+
+def signed(by: str | None) -> str:
+    """Who has decided: the name given, or the user's. Ends the program where there is none."""
+    try:
+        return (by or getpass.getuser()).strip() or "unknown"
+    except (KeyError, OSError):
+        give_up("--by: expected a name, since this user has none", WRONG)
 
 
 def say(console: "Console", line: str) -> None:

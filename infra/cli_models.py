@@ -1,13 +1,12 @@
 """`kailin models`: the trained models, which of them serves, and putting another in its place."""
 
-import getpass
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Literal
 
 import typer
 
-from infra.cli_context import FAILED, WRONG, Config, give_up, settings_of
+from infra.cli_context import FAILED, WRONG, By, Config, give_up, settings_of, signed
 
 models_app = typer.Typer(no_args_is_help=True)
 
@@ -16,9 +15,6 @@ Which = Annotated[
 ]
 Reason = Annotated[
     str, typer.Option(help="Why; it is kept with the version, and told with `serving.models`.")
-]
-By = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Who decides; else the user's own name.")
 ]
 
 
@@ -131,10 +127,7 @@ def judge(
 def _signed(by: str | None, reason: str) -> str:
     if not reason.strip():
         give_up("--reason: expected why, in a few words", WRONG)
-    try:
-        return (by or getpass.getuser()).strip() or "unknown"
-    except (KeyError, OSError):
-        give_up("--by: expected a name, since this user has none", WRONG)
+    return signed(by)
 
 
 @contextmanager

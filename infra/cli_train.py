@@ -167,13 +167,18 @@ def retry(context: typer.Context, config: Config = None) -> None:
         typer.echo("no job waits for that")
 
 
-def trainer(context: typer.Context, config: Config = None) -> None:
+def trainer(
+    context: typer.Context,
+    config: Config = None,
+    once: Annotated[bool, typer.Option("--once", help="End when nothing is due.")] = False,
+) -> None:
     """Start training jobs when they are due, have each judged by the gate, one at a time a target.
 
     `kailin up` runs this where training is enabled. Several may run, on as many machines: one
-    works, the others stand in line.
+    works, the others stand in line. With --once it is a job for a scheduler, which gives it a GPU
+    now and then: what is due is carried to its end, and what is stopped is gone on with next time.
 
-    Exit codes: 0 stopped when told to, 1 failed, 2 wrong settings.
+    Exit codes: 0 done or stopped when told to, 1 failed, 2 wrong settings.
     """
     settings, path = settings_of(context, config)
     from infra import trainer as process
@@ -186,6 +191,7 @@ def trainer(context: typer.Context, config: Config = None) -> None:
                 *(*kailin(path), "models", "judge"),
                 *("--target", job.target, "--job", job.id),
             ),
+            once=once,
         )
     )
 

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client import CollectorRegistry
 
 from consumers.stage import DONE, FAILED, MISCONFIGURED
 from infra import leash, logs
@@ -31,9 +31,8 @@ def run(settings: Settings) -> int:
 
     0 told to stop, 1 failed, 2 a wrong setting; the reason is logged as one line.
     """
-    logs.configure()
+    logs.configure(settings, "deployer")
     metrics = Metrics(CollectorRegistry())
-    ProcessCollector(registry=metrics.registry)
     ports = settings.ports
     try:
         with serving("deployer", ports.host, ports.deployer, metrics.registry):

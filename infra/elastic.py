@@ -17,9 +17,11 @@ from elasticsearch import (
 )
 
 from consumers.ports import Hit, Hits, Vector
+from consumers.spans import step
 from infra.batcher import Batcher
-from infra.elastic_mapping import document, index_body
+from infra.elastic_mapping import document, index_body, with_notes
 from infra.settings import Elasticsearch, SettingsError
+from infra.trust import trust
 from streams.citation import Article
 from streams.errors import Invalid, Transient
 from streams.records import SearchMode
@@ -42,41 +44,51 @@ MOST_CANDIDATES = 10_000
 
 
 def connect(settings: Elasticsearch) -> AsyncElasticsearch:
-    """A client that leaves retrying to its caller. To be closed by it, too."""
+    """A client that leaves retrying to its caller. To be closed by it, too.
+
+    Raises `SettingsError` where the CA file cannot be used.
+    """
     options: dict[str, Any] = {"request_timeout": 30.0, "max_retries": 0}
     if key := settings.api_key.get_secret_value():
         options["api_key"] = key
     elif settings.username:
         options["basic_auth"] = (settings.username, settings.password.get_secret_value())
     if settings.ca_file:
-        options["ca_certs"] = str(settings.ca_file)
+        options["ssl_context"] = trust(settings.ca_file, "elasticsearch.ca_file")
     return AsyncElasticsearch(settings.address, **options)
 
 
-async def prepare(client: AsyncElasticsearch, alias: str, dimensions: int) -> None:
+async def prepare(
+    client: AsyncElasticsearch, alias: str, dimensions: int, encoder: str = "", shards: int = 1
+) -> None:
     """Make the index `<alias>-000001` behind `alias`, or check the one that is there.
 
-    An index that differs is left as it is. Raises `SettingsError` with what differs, and
-    `Transient` while Elasticsearch is away.
+    An index that differs is left as it is; a new one has so many `shards`, and `encoder` noted.
+    Raises `SettingsError` with what differs, and `Transient` while Elasticsearch is away.
     """
-    body = index_body(dimensions)
-    if not await _call(client.indices.exists_alias(name=alias)):
+    if not await call(client.indices.exists_alias(name=alias)):
+        body = with_notes(index_body(dimensions, shards), {"encoder": encoder})
         await _create(client, alias, body)
-    held = await _call(client.indices.get(index=alias))
+    await check(client, alias, dimensions)
+
+
+async def check(client: AsyncElasticsearch, alias: str, dimensions: int) -> None:
+    """See that the index behind `alias` is as this program makes it. Raises as `prepare` does."""
+    held = await call(client.indices.get(index=alias))
     for name, index in held.items():
-        _check(alias, name, index["mappings"], body["mappings"])
+        _check(alias, name, index["mappings"], index_body(dimensions)["mappings"])
 
 
 async def _create(client: AsyncElasticsearch, alias: str, body: Mapping[str, Any]) -> None:
     name = f"{alias}-000001"
     try:
-        await _call(
+        await call(
             client.indices.create(index=name, aliases={alias: {"is_write_index": True}}, **body)
         )
     except BadRequestError as error:
         if error.error == "resource_already_exists_exception":
             # Another worker was first, unless the alias is still missing.
-            if await _call(client.indices.exists_alias(name=alias)):
+            if await call(client.indices.exists_alias(name=alias)):
                 return
             wrong = f"the index {name} is there, but the alias does not point to it"
         else:
@@ -94,7 +106,7 @@ def _check(alias: str, name: str, held: Mapping[str, Any], expected: Mapping[str
             field = ".".join(path).removeprefix("properties.")
             raise SettingsError(
                 f"elasticsearch.alias = {alias}: the mapping of {name} has {field} = {found}, "
-                f"expected {value}; choose another alias, or delete the index and replay"
+                f"expected {value}: `kailin reindex` makes one as the settings have it"
             )
 
 
@@ -117,7 +129,7 @@ async def check_not_ahead(
     Raises `SettingsError`, and `Transient` while Elasticsearch is away.
     """
     largest = {"largest": {"max": {"field": "offset"}}}
-    answer = await _call(
+    answer = await call(
         client.search(index=alias, size=0, aggregations=largest, allow_partial_search_results=False)
     )
     held = answer["aggregations"]["largest"]["value"]
@@ -125,14 +137,14 @@ async def check_not_ahead(
         raise SettingsError(
             f"elasticsearch.alias = {alias}: the index holds a record of offset {held:.0f}, but "
             f"topic {topic} ends before offset {end_offset}: the topic was made anew, or `kafka` "
-            "in the settings names another broker than before; delete the index behind the alias "
-            "and replay the topic, or choose another alias"
+            "in the settings names another broker than before; `kailin reindex --force` fills a "
+            "new index from the topic, or choose another alias"
         )
 
 
 async def count(client: AsyncElasticsearch, alias: str) -> int:
     """How many records can be searched; none before there is an index. Raises `Transient`."""
-    answer = await _call(client.count(index=alias, ignore_unavailable=True))
+    answer = await call(client.count(index=alias, ignore_unavailable=True))
     return int(answer["count"])
 
 
@@ -182,7 +194,7 @@ class ElasticIndex:
             else:
                 lines += [{"index": place}, write.document]
         # Without the alias a bulk would make an index of that name, of guessed types.
-        answer = await _call(
+        answer = await call(
             self._client.bulk(index=self._alias, operations=lines, require_alias=True)
         )
         return [_outcome(outcome) for item in answer["items"] for outcome in item.values()]
@@ -220,14 +232,15 @@ class ElasticSearch:
     async def __call__(
         self, question: str, vector: Vector | None, *, mode: SearchMode, depth: int, exclude: int
     ) -> Hits:
-        return await self._search(_Query(question, vector, mode, depth, exclude))
+        with step("search", {"kailin.mode": mode, "kailin.depth": depth}):
+            return await self._search(_Query(question, vector, mode, depth, exclude))
 
     async def _msearch(self, queries: Sequence[_Query]) -> list[Hits | Exception]:
         asked = [_bodies(query) for query in queries]
         lines: list[dict[str, Any]] = []
         for body in (body for bodies in asked for body in bodies):
             lines += [{"allow_partial_search_results": False}, body]
-        answer = await _call(self._client.msearch(index=self._alias, searches=lines))
+        answer = await call(self._client.msearch(index=self._alias, searches=lines))
         responses = iter(answer["responses"])
         return [
             _answered(query.mode, [next(responses) for _ in bodies])
@@ -255,7 +268,7 @@ class ElasticLookup:
         pmids = [str(pmid) for pmid in sorted({pmid for some in asked for pmid in some})]
         for start in range(0, len(pmids), PMIDS):
             part = pmids[start : start + PMIDS]
-            answer = await _call(
+            answer = await call(
                 self._client.mget(index=self._alias, ids=part, source_includes=["mesh"])
             )
             for item in answer["docs"]:
@@ -275,7 +288,7 @@ class ElasticVersions:
 
     async def __call__(self, pmid: int) -> int | None:
         # A multi-get tells a record that is not there from an index that is not.
-        answer = await _call(self._client.mget(index=self._alias, ids=[str(pmid)], source=False))
+        answer = await call(self._client.mget(index=self._alias, ids=[str(pmid)], source=False))
         (item,) = answer["docs"]
         if "error" in item:
             raise Transient("elasticsearch failing", _reason(item["error"]))
@@ -326,7 +339,7 @@ def _hits(answer: Mapping[str, Any]) -> tuple[Hit, ...]:
     )
 
 
-async def _call(request: Awaitable[Answer]) -> Answer:
+async def call(request: Awaitable[Answer]) -> Answer:
     """The answer to a request as a whole; what failed within it is for the caller to see."""
     try:
         return await request

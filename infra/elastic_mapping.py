@@ -5,14 +5,17 @@ from typing import Any
 from consumers.ports import Vector
 from streams.citation import Article
 
+# Under what name an index keeps what it knows of itself: Elasticsearch leaves that alone.
+NOTES = "kailin"
 
-def index_body(dimensions: int) -> dict[str, Any]:
+
+def index_body(dimensions: int, shards: int = 1) -> dict[str, Any]:
     """Settings and mappings of the index, for embeddings of this many dimensions."""
     text = {"type": "text", "analyzer": "english"}
     keyword = {"type": "keyword", "ignore_above": 256}
     return {
         "settings": {
-            "number_of_shards": "1",
+            "number_of_shards": str(shards),
             "auto_expand_replicas": "0-1",
             # How long a deleted record's version is remembered: a delayed older copy that
             # arrives within this time stays out. The server's own default is a minute.
@@ -54,6 +57,11 @@ def index_body(dimensions: int) -> dict[str, Any]:
             },
         },
     }
+
+
+def with_notes(body: dict[str, Any], notes: dict[str, Any]) -> dict[str, Any]:
+    """Settings and mappings of an index that keeps these notes about itself."""
+    return {**body, "mappings": {**body["mappings"], "_meta": {NOTES: notes}}}
 
 
 def document(article: Article, vector: Vector, offset: int) -> dict[str, Any]:

@@ -127,7 +127,7 @@ async def _patiently(generate: Generate, request: Prompted) -> Completion:
 
 def run(settings: Settings, options: Options, console: Console) -> int:
     """Ask, save, score and print; the exit status: 0 done, 1 not all answered, 2 wrong usage."""
-    logs.configure()
+    logs.configure(settings, "eval")
     asking = options.asking
     out = options.out or settings.data / "pubmedqa" / _file_name(asking)
     try:

@@ -10,6 +10,8 @@ import fcntl
 import hashlib
 import logging
 import signal
+import time
+from collections import Counter, defaultdict
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -18,7 +20,7 @@ from collections.abc import (
     Iterator,
     Sequence,
 )
-from contextlib import aclosing, contextmanager, nullcontext, suppress
+from contextlib import AsyncExitStack, aclosing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Self, TypeVar, cast
@@ -35,15 +37,20 @@ from infra.ingest_writer import Writer
 from infra.kafka import BrokerUnreachable
 from infra.metrics_server import serving
 from infra.ncbi_requests import RequestFailed
+from infra.pause import going
 from infra.pubmed_xml import DamagedFile
 from infra.settings import Settings
 from infra.topic_admin import TopicError, create_topics
+from infra.tracing import tracing
 from infra.turn import Turn
+from streams.at_hand import at_hand
 from streams.errors import Misconfigured, Transient
 from streams.life import pack_pmids
 from streams.metrics import Metrics
 from streams.records import Progress
-from streams.topics import ARTICLES, PROGRESS, RETRACTIONS
+from streams.topics import ARTICLES, CONTROL, PROGRESS, RETRACTIONS
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -79,10 +86,19 @@ class Unit:
 class Session:
     """The units that one process ingests. Use as an async context manager.
 
-    Entering makes the topics that are missing and raises `BrokerUnreachable`, `TopicError`.
+    Entering makes the topics that are missing and raises `BrokerUnreachable`, `TopicError`. One
+    that `follows` sources stands still while ingest is paused, and lets others have their turn.
     """
 
-    def __init__(self, settings: Settings, name: str, display: Display, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        name: str,
+        display: Display,
+        metrics: Metrics,
+        *,
+        follows: bool = False,
+    ) -> None:
         self.settings = settings
         self.display = display
         self.metrics = metrics
@@ -90,13 +106,25 @@ class Session:
         self.writer = Writer(settings, self._turn)
         self.reader = Reader()
         self.failures = 0
+        self._follows = follows
+        self._going: asyncio.Event | None = None
+        # As of when each thing that is polled was read to its end (Unix time), by source.
+        self._as_of: defaultdict[str, dict[str, float]] = defaultdict(dict)
+        self._began = time.time()
 
     async def __aenter__(self) -> Self:
-        for difference in await create_topics(self.settings, [ARTICLES, RETRACTIONS, PROGRESS]):
+        topics = [ARTICLES, RETRACTIONS, PROGRESS, CONTROL]
+        for difference in await create_topics(self.settings, topics):
             self.display.say(f"warning: {difference}")
+        async with AsyncExitStack() as stack:
+            if self._follows:
+                followed = going(self.settings, "ingest", self.metrics)
+                self._going = await stack.enter_async_context(followed)
+            self._entered = stack.pop_all()
         return self
 
     async def __aexit__(self, *exception: object) -> None:
+        await self._entered.aclose()
         await self.reader.end()
         await self.writer.end()
         await self._turn.leave()
@@ -107,6 +135,10 @@ class Session:
         return self.writer
 
     async def _open(self) -> None:
+        if self._paused and self._going:
+            await self._leave()
+            self.display.say("paused: it goes on after `kailin resume ingest`")
+            await self._going.wait()
         await self._turn.join()
         if not await self._turn.wait(1.0):
             # Whoever has the right now writes on: what this process knows is out of date.
@@ -116,6 +148,11 @@ class Session:
                 pass
         if not self.writer.is_open:
             await self.writer.open()
+            self._count_failed()
+
+    @property
+    def _paused(self) -> bool:
+        return self._going is not None and not self._going.is_set()
 
     def state(self, id: str) -> str | None:
         """The state of a unit's progress, None before it began."""
@@ -154,12 +191,19 @@ class Session:
         """Keep a progress that no citation comes with."""
         await self.commit(Portion((), (), 0), progress)
 
+    def looks_at(self, source: str, id: str) -> None:
+        """A poll begins. Until one of this id ends well, its source counts as of the beginning."""
+        self._as_of[source].setdefault(id, self._began)
+
     async def came_up_to_date(self, poll: Progress) -> None:
         """Keep that a source was read to its end, or not, as of `poll.at`."""
         await self.publish(poll)
         if poll.state == "done":
             self.display.say(f"{poll.source}: up to date as of {poll.at:%Y-%m-%d %H:%M} UTC")
-            self.metrics.ingest_current.labels(poll.source).set(poll.at.timestamp())
+            of_source = self._as_of[poll.source]
+            of_source[poll.id] = poll.at.timestamp()
+            # Of several queries, the one that is read to its end the least counts.
+            self.metrics.ingest_current.labels(poll.source).set(min(of_source.values()))
 
     async def remove(self, pmids: Sequence[int], progress: Progress) -> None:
         """Delete records that their source holds no longer."""
@@ -175,6 +219,8 @@ class Session:
         progress = await self._patiently(lambda: self._read(unit))
         self.display.end()
         self.failures += progress.state == "failed" or bool(progress.counts.get("failed"))
+        self.metrics.ingest_units.labels(unit.source, progress.state).inc()
+        self._count_failed()
         await self._give_way()
         return progress
 
@@ -185,6 +231,8 @@ class Session:
         try:
             async with aclosing(_ahead(unit.read(progress.position))) as portions:
                 async for portion in portions:
+                    if self._paused:
+                        raise Transient("paused", f"{unit.what} goes on from what is committed")
                     before = progress
                     progress = await self.writer.commit(portion, progress)
                     self._tell(unit, before, progress, portion)
@@ -223,6 +271,14 @@ class Session:
             at=datetime.now(UTC),
         )
 
+    def _count_failed(self) -> None:
+        """Show what is left to be read again, by source."""
+        failed: Counter[str] = Counter()
+        for id, progress in self.writer.progress.items():
+            failed[progress.source] += progress.state == "failed" and not id.startswith("poll:")
+        for source, count in failed.items():
+            self.metrics.ingest_failed.labels(source).set(count)
+
     def _tell(self, unit: Unit, before: Progress, after: Progress, portion: Portion) -> None:
         gained = {
             change: count - before.counts.get(change, 0) for change, count in after.counts.items()
@@ -230,7 +286,8 @@ class Session:
         self.display.advance(gained, portion.read or after.position)
         for unread in after.unread[len(before.unread) :]:
             name = f"PMID {unread.pmid}: " if unread.pmid else ""
-            self.display.say(f"{unit.what}: {name}{unread.reason}")
+            with at_hand(pmid=unread.pmid):
+                self.display.say(f"{unit.what}: {name}{unread.reason}")
         for change, count in gained.items():
             self.metrics.citations.labels(unit.source, change).inc(count)
 
@@ -292,7 +349,7 @@ def run(
     problem as a line on the console. Returns the exit code: 0 everything was read, 1 something was
     not, 2 the settings are wrong.
     """
-    logs.configure()
+    logs.configure(settings, "ingest")
     # What its clients meet is told here, in a line of ours.
     client = logging.getLogger("aiokafka")
     client.propagate = False
@@ -302,7 +359,10 @@ def run(
     served = serving("ingest", ports.host, ports.ingest, metrics.registry)
     try:
         with _alone(settings, name), served if serve else nullcontext():
-            return asyncio.run(_until_told_to_stop(settings, name, console, work, metrics))
+            display = Display(console, log.info if serve else None)
+            with tracing(settings.tracing, "ingest"):
+                session = Session(settings, name, display, metrics, follows=serve)
+                return asyncio.run(_until_told_to_stop(session, work))
     except Misconfigured as error:
         console.print(str(error), markup=False, highlight=False, soft_wrap=True)
         return WRONG
@@ -316,25 +376,19 @@ def run(
         return DONE if serve else FAILED
 
 
-async def _until_told_to_stop(
-    settings: Settings,
-    name: str,
-    console: Console,
-    work: Callable[[Session], Awaitable[None]],
-    metrics: Metrics,
-) -> int:
+async def _until_told_to_stop(session: Session, work: Callable[[Session], Awaitable[None]]) -> int:
     task = cast(asyncio.Task[int], asyncio.current_task())
     for told in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(told, task.cancel)
-    with Display(console) as display:
+    with session.display:
         try:
-            async with Session(settings, name, display, metrics) as session:
+            async with session:
                 await work(session)
         except asyncio.CancelledError:
-            display.say("stopped; run it again and it goes on from here")
+            session.display.say("stopped; run it again and it goes on from here")
             raise
         finally:
-            display.sum_up()
+            session.display.sum_up()
     return FAILED if session.failures else DONE
 
 

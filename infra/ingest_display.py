@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Self
 
@@ -28,8 +28,10 @@ CALLED = {
 class Display:
     """The progress of all units of one ingest. Use as a context manager."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, tell: Callable[[str], None] | None = None) -> None:
+        """`tell` takes the lines in place of the console, where that is no terminal."""
         self._console = console
+        self._tell = None if console.is_terminal else tell
         self._counts: Counter[str] = Counter()
         self._units = self._expected = 0
         self._size: int | None = None
@@ -61,7 +63,10 @@ class Display:
         self._bar.stop()
 
     def say(self, line: str) -> None:
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        if self._tell:
+            self._tell(line)
+        else:
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def expect(self, units: int) -> None:
         """So many units more are to come; where there are several, they have a bar of their own."""

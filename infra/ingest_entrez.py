@@ -66,6 +66,7 @@ async def entrez(
     Some days are read again (`ncbi.overlap`), since NCBI may be late with a record's date.
     """
     id = f"poll:entrez:{query}"
+    session.looks_at("entrez", id)
     writer = await session.ready()
     begun = datetime.now(UTC)
     last = writer.progress.get(id)

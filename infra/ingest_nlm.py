@@ -21,6 +21,9 @@ async def nlm(session: Session, client: NlmFiles, *, baseline: bool, updates: bo
     After a whole baseline, records that came from an earlier year's files and are not in it are
     deleted. Raises `RequestFailed` where NLM's folders cannot be listed.
     """
+    kinds = [kind for kind, on in (("baseline", baseline), ("updates", updates)) if on]
+    id = f"poll:nlm:{'+'.join(kinds)}"
+    session.looks_at("nlm", id)
     await session.ready()
     begun = datetime.now(UTC)
     held = await client.listing("baseline") if baseline else []
@@ -33,10 +36,9 @@ async def nlm(session: Session, client: NlmFiles, *, baseline: bool, updates: bo
     await _reload(session, held, updated)
     failed += await _apply(session, client, applied)
     listed = [*held, *applied]
-    kinds = [kind for kind, on in (("baseline", baseline), ("updates", updates)) if on]
     await session.came_up_to_date(
         Progress(
-            id=f"poll:nlm:{'+'.join(kinds)}",
+            id=id,
             source="nlm",
             what=listed[-1].name if listed else "no files",
             state="failed" if failed else "done",

@@ -20,6 +20,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPa
 from aiokafka.errors import KafkaError, ProducerFenced
 from numpy.typing import NDArray
 
+from consumers import spans
 from consumers.delivery import BATCH_OVERHEAD, broker_away, key_and_value
 from infra.arrivals import Arrival, Portion
 from infra.kafka import client_arguments, start, topic_name
@@ -141,6 +142,7 @@ class Writer:
             at=datetime.now(UTC),
         )
         await self._publish(messages, made)
+        self._trace(messages)
         for pmid, state in changed.items():
             self._known.put(pmid, state)
         return made
@@ -230,6 +232,15 @@ class Writer:
         except KafkaError as error:
             raise _verdict(error) from error
         self.progress[progress.id] = progress
+
+    def _trace(self, messages: "Sequence[_Message]") -> None:
+        """Begin the trace of each record that is published."""
+        for topic, key, value, _ in messages if spans.on() else ():
+            if topic is ARTICLES and value is not None:
+                # A quotation mark within a value is escaped, so this is the field and no text.
+                at = value.partition(b'"arrived":"')[2].partition(b'"')[0].decode()
+                change = value.rpartition(b'"change":"')[2].partition(b'"')[0].decode()
+                spans.arrived(int(key), datetime.fromisoformat(at), change)
 
     def _name(self, topic: Topic) -> str:
         return topic_name(self._settings, topic)

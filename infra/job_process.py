@@ -7,7 +7,6 @@ all that it started is gone, and the next one waits for that.
 import asyncio
 import logging
 import os
-import re
 import signal
 import sys
 import time
@@ -21,6 +20,7 @@ import psutil
 
 from infra import leash
 from infra.file_lock import alone
+from infra.log_lines import said
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +34,6 @@ GB = 10**9
 # How much of the end of a log is searched for its last line, in bytes.
 TAIL = 16_384
 LONGEST_REASON = 500
-# What stands before the message in a line of our own logs.
-LOGGED = re.compile(r"^[\d-]+ [\d:,]+ [A-Z]+ [\w.]+: ")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +46,7 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """How a process ended: its exit status (128 + n by signal n), and the last line it logged.
+    """How a process ended: its exit status (128 + n by signal n), and what it logged last.
 
     `exceeded` says which bound it was stopped at, None where it ended by itself.
     """
@@ -67,11 +65,11 @@ class Ended:
         """Why it failed, as a line."""
         if self.exceeded:
             return self.exceeded
-        said = LOGGED.sub("", self.last_line)
+        last = self.last_line
         if self.status <= 128:
-            return said or f"exit status {self.status}"
+            return last or f"exit status {self.status}"
         number = self.status - 128
-        after = f", after: {said}" if said else ""
+        after = f", after: {last}" if last else ""
         return f"killed by {_signal_name(number)}{after}"
 
 
@@ -122,14 +120,14 @@ def _signal_name(number: int) -> str:
 
 
 def last_line(path: Path, began: int = 0) -> str:
-    """The last line of a file that is not blank, of what was written after `began` (bytes)."""
+    """What the last line of a log says that is not blank, of those after `began` (bytes)."""
     with suppress(OSError), path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(began, size - TAIL))
         lines = file.read().decode(errors="replace").split("\n")
         # A progress bar writes over its own line.
-        said = [line.rstrip("\r").rpartition("\r")[2].strip() for line in lines]
-        return next((line[:LONGEST_REASON] for line in reversed(said) if line), "")
+        shown = [line.rstrip("\r").rpartition("\r")[2].strip() for line in lines]
+        return next((said(line)[:LONGEST_REASON] for line in reversed(shown) if line), "")
     return ""
 
 

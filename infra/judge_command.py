@@ -30,7 +30,7 @@ def run(settings: Settings, job: str, target: Target) -> int:
 
     The reason of a failure is the last line of the log.
     """
-    logs.configure()
+    logs.configure(settings, "judge")
     console = Console()
     try:
         verdict = asyncio.run(_judge(settings, job, target, console))

@@ -11,9 +11,13 @@ from aiokafka.errors import KafkaConnectionError, KafkaError, MessageSizeTooLarg
 
 from consumers.delivery import broker_away, key_and_value, too_large_for_broker
 from infra.settings import Kafka, Settings, SettingsError
+from infra.trust import trust
 from streams.errors import Transient
 from streams.records import Record
 from streams.topics import MIB, TOPICS, Topic
+
+# Seconds for a producer to end.
+GRACE = 5.0
 
 
 class BrokerUnreachable(Exception):
@@ -31,6 +35,14 @@ def topic_name(settings: Settings, topic: Topic) -> str:
 def group_name(settings: Settings, stage: str) -> str:
     """The consumer group of a stage."""
     return f"{settings.kafka.prefix}kailin.{stage}"
+
+
+def absent(settings: Settings, name: str) -> str:
+    """Why a topic may not be there, for a message that names it."""
+    hidden = settings.kafka.security_protocol != "PLAINTEXT"
+    return f"{name}: `kailin up` makes it" + (
+        ", and `kailin acls` shows what a user needs to see it" if hidden else ""
+    )
 
 
 def client_arguments(settings: Settings) -> dict[str, Any]:
@@ -60,12 +72,7 @@ def ssl_context(kafka: Kafka) -> ssl.SSLContext | None:
     """
     if not kafka.security_protocol.endswith("SSL"):
         return None
-    try:
-        context = ssl.create_default_context(cafile=kafka.ca_file)
-    except OSError as error:  # ssl.SSLError is one
-        raise SettingsError(
-            f"kafka.ca_file = '{kafka.ca_file}': expected a PEM file of CA certificates: {error}"
-        ) from None
+    context = trust(kafka.ca_file, "kafka.ca_file")
     if kafka.key_file and not kafka.cert_file:
         raise SettingsError(
             f"kafka.key_file = '{kafka.key_file}': kafka.cert_file must be given too"
@@ -194,7 +201,12 @@ class Publisher:
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        await self._producer.stop()
+        # Who sent something has waited for it. What was given up meanwhile must not hold up the
+        # end for as long as the broker is away.
+        try:
+            await asyncio.wait_for(self._producer.stop(), GRACE)
+        except (KafkaError, TimeoutError):
+            await self._producer.client.close()
 
     async def send(self, topic: Topic, record: Record) -> None:
         """Publish one record and wait until the broker has it. Raises as `enqueue` does."""

@@ -22,6 +22,9 @@ from streams.topics import TOPICS
 
 SCRAM_ITERATIONS = 8192
 
+# What the exporter shows, and under which names.
+METRICS = Path(__file__).with_name("kafka_metrics.yaml")
+
 LOGGING = """\
 status = error
 appender.console.type = Console
@@ -33,8 +36,12 @@ rootLogger.appenderRef.console.ref = console
 """
 
 
-def kafka_broker(settings: Kafka, data: Path, *, java: tuple[str, ...] = ()) -> Component:
+def kafka_broker(
+    settings: Kafka, data: Path, *, metrics_port: int | None = None, java: tuple[str, ...] = ()
+) -> Component:
     """Prepares the broker's configuration and storage under `data`/kafka; gives its component.
+
+    With a `metrics_port` it shows its metrics to Prometheus there, on loopback.
 
     Storage is formatted once and reused after. With `security_protocol` SASL_PLAINTEXT the one
     user is the settings' own; a SCRAM password is set when the storage is formatted. `java` are
@@ -67,7 +74,7 @@ def kafka_broker(settings: Kafka, data: Path, *, java: tuple[str, ...] = ()) -> 
         _format(program, settings, home)
     return Component(
         name="kafka",
-        command=(*program, "kafka.Kafka", str(config)),
+        command=(program[0], *_exporter(metrics_port), *program[1:], "kafka.Kafka", str(config)),
         env={},
         log=data.resolve() / "logs" / "kafka.log",
         ready=lambda: _ready(settings),
@@ -75,6 +82,14 @@ def kafka_broker(settings: Kafka, data: Path, *, java: tuple[str, ...] = ()) -> 
         stop_within=30.0,
         stopped=frozenset({0, 143}),
     )
+
+
+def _exporter(port: int | None) -> tuple[str, ...]:
+    """The Prometheus JMX exporter, as an agent in the broker's JVM."""
+    if port is None:
+        return ()
+    (agent,) = jars("jmx-exporter")
+    return (f"-javaagent:{agent}=127.0.0.1:{port}:{METRICS}",)
 
 
 def _properties(settings: Kafka, log: Path) -> str:

@@ -95,16 +95,19 @@ def _signal_group(group: int, number: int) -> None:
         return
 
 
-def _die_with_parent() -> Callable[[], None] | None:
-    """What the child runs between fork and exec."""
+def die_with_parent() -> Callable[[], None] | None:
+    """What a child runs between fork and exec, to be killed when its parent ends.
+
+    To be exact, when the thread that starts it ends (prctl(2), PR_SET_PDEATHSIG).
+    """
     if not LINUX:
         return None
     libc = ctypes.CDLL(None)
-    leash = os.getpid()
+    parent = os.getpid()
 
     def ask_for_it() -> None:
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != leash:
+        if os.getppid() != parent:
             os._exit(128 + signal.SIGKILL)
 
     return ask_for_it
@@ -120,7 +123,7 @@ class Command:
             arguments,
             stdin=subprocess.PIPE,
             start_new_session=True,
-            preexec_fn=_die_with_parent(),
+            preexec_fn=die_with_parent(),
         )
         self.status: int | None = None
 

@@ -1,9 +1,16 @@
-"""Log lines of a process: to stderr, each with its time, and none of them a hundred times."""
+"""The log of a process: to stderr, each line with its time, and none of them a hundred times."""
 
 import logging
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import TracebackType
+
+from pydantic import BaseModel, SecretStr
+
+from infra.log_lines import JsonLine, TextLine
+from infra.settings import Settings
 
 # Loggers that say the same thing over and over while a broker or a server is away.
 NOISY = (
@@ -14,17 +21,61 @@ NOISY = (
     "infra.embedding",
     "infra.openai_generate",
     "mode",
+    "opentelemetry",
 )
 
+log = logging.getLogger(__name__)
 
-def configure() -> None:
-    """Log to stderr from level INFO; client libraries from WARNING, and not more than needed."""
+
+def configure(settings: Settings, stage: str) -> None:
+    """Log to stderr as `settings.log` says; client libraries from WARNING, not more than needed.
+
+    `stage` is what the lines name this process by.
+    """
+    form = settings.log.format
+    if form == "auto":
+        form = "text" if sys.stderr.isatty() else "json"
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    secrets = set(secrets_of(settings))
+    handler.setFormatter((TextLine if form == "text" else JsonLine)(stage, secrets))
     handler.addFilter(OncePer(60.0))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    for ours in ("consumers", "infra"):
-        logging.getLogger(ours).setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    for ours in ("consumers", "infra", "streams", "trainers"):
+        logging.getLogger(ours).setLevel(settings.log.level)
+    sys.excepthook = _uncaught
+    threading.excepthook = lambda of: _uncaught(
+        of.exc_type, of.exc_value or of.exc_type(), of.exc_traceback
+    )
+
+
+def secrets_of(section: BaseModel) -> Iterator[str]:
+    """Every secret of the settings that is set."""
+    for _, value in section:
+        yield from _secrets_in(value)
+
+
+def _secrets_in(value: object) -> Iterator[str]:
+    if isinstance(value, SecretStr):
+        if secret := value.get_secret_value():
+            yield secret
+    elif isinstance(value, BaseModel):
+        yield from secrets_of(value)
+    elif isinstance(value, dict | tuple):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _secrets_in(part)
+
+
+def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A fault that ends a thread or the process is a line like any other."""
+    if issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, trace)
+        return
+    log.critical(
+        "%s ended by a fault of its own",
+        threading.current_thread().name,
+        exc_info=(kind, error, trace),
+    )
 
 
 class OncePer(logging.Filter):
@@ -52,6 +103,5 @@ class OncePer(logging.Filter):
             return False
         self._passed[place] = now
         if left_out := self._left_out.pop(place, 0):
-            record.msg = f"{record.getMessage()} (and {left_out} more like it before)"
-            record.args = ()
+            record.msg = f"{record.msg} (and {left_out} more like it before)"
         return True

@@ -122,6 +122,11 @@ class ScorerInUse:
         self._look_at = time.monotonic() + LOOK_EVERY
         self._renewing = asyncio.Lock()
 
+    @property
+    def last(self) -> Similarity:
+        """The scorer that `get` gave last."""
+        return self._scorer
+
     async def get(self) -> Similarity:
         """The scorer for one record. Looks for another edition at most every second.
 

@@ -7,7 +7,7 @@ import openai
 from prometheus_client.parser import text_string_to_metric_families
 
 from infra.openai_generate import client
-from infra.settings import Server
+from infra.settings import Embedder, Server
 
 # A server that is busy, or compiles something, may take its time over the first request.
 TRIAL = 120.0
@@ -34,7 +34,7 @@ async def trial(server: Server, url: str, model: str) -> None:
         raise NoAnswer(f"{url}: asked for model {model}, model {answer.model} answered")
 
 
-async def models(server: Server, url: str) -> dict[str, str | None]:
+async def models(server: Server | Embedder, url: str) -> dict[str, str | None]:
     """The names that it serves, and where each is loaded from if it says. Raises `NoAnswer`."""
     async with client(server, url, LOOK) as ask:
         try:

@@ -8,7 +8,6 @@ import asyncio
 import logging
 import random
 import re
-import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -20,8 +19,8 @@ from typing import Literal, Self, TypeVar
 import aiohttp
 from yarl import URL
 
-from infra.settings import SettingsError
 from infra.settings_ingest import Ncbi
+from infra.trust import trust
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +113,7 @@ class Requests:
         self.ncbi = ncbi
         self._count = count
         self._limit = RateLimit(ncbi.rate)
-        self._trust = _trust(ncbi)
+        self._trust = trust(ncbi.ca_file, "ncbi.ca_file")
 
     async def __aenter__(self) -> Self:
         connector = aiohttp.TCPConnector(ssl=self._trust)
@@ -270,12 +269,3 @@ def _said(body: bytes | bytearray) -> str:
     found = ERROR.search(body[:4000])
     text = found[1] if found else re.sub(rb"<[^>]*>", b" ", body[:1000])
     return " ".join(text.decode(errors="replace").split())[:300] or "nothing"
-
-
-def _trust(ncbi: Ncbi) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=ncbi.ca_file)
-    except OSError as error:
-        raise SettingsError(
-            f"ncbi.ca_file {ncbi.ca_file}: expected a readable PEM file: {error.strerror or error}"
-        ) from None

@@ -2,16 +2,16 @@
 
 import asyncio
 import logging
-import ssl
 import time
-from pathlib import Path
 from typing import Self
 
 import openai
 from pydantic import BaseModel, ValidationError
 
 from consumers.ports import Completion, Prompted
-from infra.settings import Embedder, Server, SettingsError
+from consumers.spans import step
+from infra.settings import Embedder, Server
+from infra.trust import trust
 from streams.errors import Invalid, Transient
 from streams.metrics import Metrics
 
@@ -58,18 +58,34 @@ class OpenAIGenerate:
     def __init__(self, server: Server, metrics: Metrics, address: str | None = None) -> None:
         self._client = client(server, address or server.address, server.timeout)
         self._metrics = metrics
-        self._free = asyncio.Semaphore(server.concurrency)
+        self._most, self._busy = server.concurrency, 0
+        self._free = asyncio.Semaphore(self._most)
 
     async def __call__(self, request: Prompted) -> Completion:
         """Raises `Transient`, or `Invalid` where the server refuses this very request."""
-        async with self._free:
+        with self._metrics.model_waiting.labels(request.model).track_inprogress():
+            await self._free.acquire()
+        self._count(request.model, 1)
+        try:
             return await self._counted(request)
+        finally:
+            self._count(request.model, -1)
+            self._free.release()
+
+    def _count(self, model: str, change: int) -> None:
+        """One request more in flight, or one less."""
+        self._busy += change
+        self._metrics.model_in_flight.labels(model).inc(change)
+        self._metrics.model_fill.labels(model).set_function(lambda: self._busy / self._most)
 
     async def _counted(self, request: Prompted) -> Completion:
         started = time.monotonic()
         outcome = "transient"
         try:
-            completion = await self._ask(request)
+            with step("model request", {"gen_ai.request.model": request.model}) as span:
+                completion = await self._ask(request)
+                span.set_attribute("gen_ai.usage.input_tokens", completion.prompt_tokens)
+                span.set_attribute("gen_ai.usage.output_tokens", completion.completion_tokens)
             outcome = "ok"
         except Invalid:
             outcome = "refused"
@@ -123,7 +139,7 @@ def client(server: Server | Embedder, address: str, timeout: float) -> openai.As
     Raises `SettingsError` where the CA file cannot be used.
     """
     http = openai.DefaultAsyncHttpxClient(
-        verify=_trust(server.ca_file),
+        verify=trust(server.ca_file, "ca_file"),
         # A proxy in the environment is for the servers outside.
         trust_env=bool(server.url),
     )
@@ -134,15 +150,6 @@ def client(server: Server | Embedder, address: str, timeout: float) -> openai.As
         timeout=openai.Timeout(timeout, connect=5.0),
         http_client=http,
     )
-
-
-def _trust(ca_file: Path | None) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=ca_file)
-    except OSError as error:
-        raise SettingsError(
-            f"ca_file {ca_file}: expected a readable PEM file: {error.strerror or error}"
-        ) from None
 
 
 def verdict(error: openai.APIError) -> Transient | Invalid:

@@ -26,8 +26,8 @@ from infra import mesh_edition
 from infra.artifacts import ArtifactError
 from infra.row_marks import LISTED_AT_ONCE, among, moment, quoted
 from infra.settings import Settings
-from infra.sink_table import WRITER
 from infra.stored_contexts import id_in, month_in, read, whole
+from infra.table_maintenance import WRITER
 from infra.tables import (
     DECIDED,
     PARKED,
@@ -74,13 +74,22 @@ class Publish(Protocol):
 
 @asynccontextmanager
 async def sweeping(
-    settings: Settings, *, lookup: Lookup, publish: Publish, metrics: Metrics
+    settings: Settings,
+    *,
+    lookup: Lookup,
+    publish: Publish,
+    metrics: Metrics,
+    going: asyncio.Event,
 ) -> AsyncIterator[None]:
-    """Sweep now and then, while entered. What fails is logged and tried again."""
+    """Sweep now and then, while entered and `going` is set.
+
+    What fails is logged and tried again.
+    """
 
     async def once() -> float:
         """Sweep; the seconds until the next time."""
         every = settings.parked.check_every
+        await going.wait()
         try:
             now = datetime.now(UTC)
             await sweep(settings, lookup=lookup, publish=publish, metrics=metrics, now=now)

@@ -35,7 +35,8 @@ from consumers.stored import contexts
 from infra.kafka import topic_name
 from infra.row_marks import LISTED_AT_ONCE, moment, quoted
 from infra.settings import Settings
-from infra.sink_table import LEADS_TO, WRITER, application
+from infra.sink_table import LEADS_TO, PARTITIONS, application
+from infra.table_maintenance import WRITER
 from infra.tables import DECIDED, DROPPED, IDEAL, PARKED, PREFERENCES, SCHEMAS, open_table
 from streams.similarity import Similarity
 
@@ -50,8 +51,6 @@ PART = 10_000
 AT_ONCE = 500
 # How often a month is done again because another writer has changed it meanwhile.
 ATTEMPTS = 20
-# More partitions than a topic is ever given.
-PARTITIONS = 256
 
 
 class Contended(Exception):

@@ -17,7 +17,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from numpy.typing import NDArray
 
-from infra.kafka import client_arguments, start, topic_name
+from infra.kafka import absent, client_arguments, start, topic_name
 from infra.settings import Settings
 from streams.codec import decode
 from streams.errors import Invalid, Transient
@@ -152,7 +152,7 @@ class RetractionFeed:
         """
         if self._end is None:
             if self._at.topic not in await self._consumer.topics():
-                raise Transient("broker away", f"no topic {self._at.topic} (`kailin up` makes it)")
+                raise Transient("broker away", f"no topic {absent(self._settings, self._at.topic)}")
             self._consumer.assign([self._at])
             await self._consumer.seek_to_beginning(self._at)
             self._end = (await self._consumer.end_offsets([self._at]))[self._at]

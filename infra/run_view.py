@@ -1,7 +1,9 @@
 """How a running service looks in a terminal: one line a component."""
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -38,8 +40,9 @@ def component_table(state: RunState) -> Table:
 class Display:
     """Shows a state again and again: live in a terminal, elsewhere a line for each change."""
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    def __init__(self, console: Console, tell: Callable[[str], None] | None = None) -> None:
+        """`tell` takes the lines in place of the console, where that is no terminal."""
+        self._tell = tell or partial(console.print, highlight=False, markup=False, soft_wrap=True)
         self._live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
         self._shown: dict[str, tuple[str, str]] = {}
 
@@ -71,4 +74,4 @@ class Display:
         if now != self._shown.get(name, ("waiting", "")):
             self._shown[name] = now
             line = f"{seconds:7.1f} s  {name:<14} {component.state:<10} {component.note}"
-            self._console.print(line.rstrip(), highlight=False, markup=False, soft_wrap=True)
+            self._tell(line.rstrip())

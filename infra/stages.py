@@ -53,12 +53,17 @@ Build: TypeAlias = Callable[[Settings, Metrics], AbstractAsyncContextManager[Sta
 async def index_stage(settings: Settings, metrics: Metrics) -> AsyncIterator[Stage[Article]]:
     from consumers.index import index
     from infra.elastic import ElasticIndex
+    from infra.elastic_stats import watching
 
-    async with _embedder(settings) as embed, _library(settings, fills=ARTICLES) as client:
+    async with (
+        watching(settings.elasticsearch, metrics.registry),
+        embedder(settings) as embed,
+        _library(settings, fills=ARTICLES) as client,
+    ):
         library = ElasticIndex(client, settings.elasticsearch.alias)
 
         async def handle(message: Message[Article]) -> Sequence[Record]:
-            pmid = message.record.pmid if message.record else _deleted_pmid(message)
+            pmid = message.record.pmid if message.record else deleted_pmid(message)
             # Offsets of a partition rise, and a PMID keeps to one partition.
             written = await index(
                 message.record, pmid=pmid, version=message.offset, embed=embed, index=library
@@ -66,7 +71,9 @@ async def index_stage(settings: Settings, metrics: Metrics) -> AsyncIterator[Sta
             metrics.index_writes.labels(written).inc()
             return ()
 
-        yield Stage(name="index", source=ARTICLES, sink=None, handle=handle, tombstones=True)
+        yield Stage(
+            name="index", source=ARTICLES, sink=None, handle=handle, tombstones=True, states=True
+        )
 
 
 @asynccontextmanager
@@ -154,6 +161,7 @@ async def backlog_stage(settings: Settings, metrics: Metrics) -> AsyncIterator[S
             sink=QUESTIONS,
             handle=handle,
             observe=_observe_questions(metrics),
+            states=True,
             window=settings.backlog.window,
         )
 
@@ -163,7 +171,7 @@ async def retrieve_stage(settings: Settings, _: Metrics) -> AsyncIterator[Stage[
     from consumers.retrieve import retrieve
     from infra.elastic import ElasticLookup, ElasticSearch
 
-    async with _embedder(settings) as embed, _library(settings) as client:
+    async with embedder(settings) as embed, _library(settings) as client:
         search = ElasticSearch(client, settings.elasticsearch.alias)
         lookup = ElasticLookup(client, settings.elasticsearch.alias)
         how = settings.retrieve.model_dump()
@@ -186,13 +194,22 @@ async def score_stage(settings: Settings, metrics: Metrics) -> AsyncIterator[Sta
     async def handle(message: Message[Contexts]) -> Sequence[Record]:
         return [score(_record(message), await scorer.get())]
 
-    def observe(_: Message[Contexts], made: Sequence[Record]) -> None:
+    def observe(message: Message[Contexts], made: Sequence[Record]) -> None:
+        branches = scorer.last.branches(_record(message).source.mesh)
         for alignment in (a for m in made if isinstance(m, Alignments) for a in m.alignments):
-            generator = alignment.retrieval.candidate.generator
+            candidate = alignment.retrieval.candidate
             if alignment.score is None:
-                metrics.unscored.labels(generator, alignment.unscored).inc()
-            else:
-                metrics.alignment_score.labels(generator).observe(alignment.score)
+                metrics.unscored.labels(candidate.generator, alignment.unscored).inc()
+                for branch in branches:
+                    why = candidate.rejected or alignment.unscored
+                    metrics.branch_unscored.labels(branch, why).inc()
+                continue
+            version = candidate.generator, candidate.revision
+            metrics.alignment_score.labels(*version).observe(alignment.score)
+            for branch in branches:
+                metrics.branch_alignment.labels(branch, candidate.generator).observe(
+                    alignment.score
+                )
 
     yield Stage(name="score", source=CONTEXTS, sink=ALIGNMENTS, handle=handle, observe=observe)
 
@@ -264,20 +281,30 @@ async def answer_stage(settings: Settings, metrics: Metrics) -> AsyncIterator[St
 @asynccontextmanager
 async def rescore_stage(settings: Settings, metrics: Metrics) -> AsyncIterator[Stage[Article]]:
     from consumers.rescore import rescore
+    from infra import pause
     from infra.elastic import ElasticLookup
     from infra.parked import sweeping
     from infra.stored_contexts import StoredContexts
 
-    async with _library(settings) as client, Publisher(settings) as publisher:
+    async with (
+        _library(settings) as client,
+        Publisher(settings) as publisher,
+        pause.going(settings, "rescore", metrics) as going,
+    ):
         lookup = ElasticLookup(client, settings.elasticsearch.alias)
         stored = StoredContexts(settings)
 
         async def handle(message: Message[Article]) -> Sequence[Record]:
             return await rescore(_record(message), stored=stored, lookup=lookup)
 
-        async with sweeping(settings, lookup=lookup, publish=publisher.send, metrics=metrics):
+        async with sweeping(
+            settings, lookup=lookup, publish=publisher.send, metrics=metrics, going=going
+        ):
             yield Stage(name="rescore", source=ARTICLES, sink=CONTEXTS, handle=handle)
 
+
+# Those with `states`: what they make follows from the newest state of each record.
+EVERY_STATE = ("index", "backlog")
 
 STAGES: dict[str, Build] = {
     "index": index_stage,
@@ -292,7 +319,8 @@ STAGES: dict[str, Build] = {
 
 
 @asynccontextmanager
-async def _embedder(settings: Settings) -> AsyncIterator["Embedding"]:
+async def embedder(settings: Settings) -> AsyncIterator["Embedding"]:
+    """The encoder that the settings name, loaded."""
     from infra.embedding import embedding
 
     # Loading a model takes seconds, in which this process must still hear that it is to stop.
@@ -318,7 +346,11 @@ async def _library(
         for pause in Policy(**settings.workers.model_dump()).pauses():
             try:
                 await elastic.prepare(
-                    client, settings.elasticsearch.alias, settings.embedder.dimensions
+                    client,
+                    settings.elasticsearch.alias,
+                    settings.embedder.dimensions,
+                    settings.embedder.name,
+                    settings.elasticsearch.shards,
                 )
                 if fills:
                     await elastic.check_not_ahead(
@@ -341,15 +373,16 @@ def _observe_questions(
 ) -> Callable[[Message[Article], Sequence[Record]], None]:
     def observe(_: Message[Article], made: Sequence[Record]) -> None:
         for candidate in (c for m in made if isinstance(m, Questions) for c in m.candidates):
+            version = candidate.generator, candidate.revision
             if candidate.rejected:
-                metrics.questions_rejected.labels(candidate.generator, candidate.rejected).inc()
+                metrics.questions_rejected.labels(*version, candidate.rejected).inc()
             else:
-                metrics.questions_kept.labels(candidate.generator).inc()
+                metrics.questions_kept.labels(*version).inc()
 
     return observe
 
 
-def _deleted_pmid(message: Message[Any]) -> int:
+def deleted_pmid(message: Message[Any]) -> int:
     """The PMID that a tombstone is for, which only its key says."""
     key = message.key or b""
     if not re.fullmatch(rb"[1-9][0-9]{0,9}", key):

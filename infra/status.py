@@ -13,8 +13,10 @@ from prometheus_client.samples import Sample as Sample
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
-from infra import ingest_status, run_state, spending_status
+from infra import firing_alerts, ingest_status, pause, run_state, spending_status
+from infra.firing_alerts import Firing
 from infra.ingest_status import IngestStatus
 from infra.prometheus import reachable
 from infra.run_state import RunState
@@ -22,6 +24,7 @@ from infra.run_view import component_table
 from infra.settings import Settings
 from infra.spending_status import SpendingStatus
 from infra.tables import row_counts
+from streams.operations import Control
 
 TIMEOUT = 2.0
 # Seconds; what was ingested and spent is read from Kafka.
@@ -66,6 +69,8 @@ class Status:
     rows: dict[str, int]
     ingest: IngestStatus | None = None
     spending: SpendingStatus | None = None
+    paused: tuple[Control, ...] | None = None
+    alerts: tuple[Firing, ...] | None = None
 
     @property
     def healthy(self) -> bool:
@@ -140,13 +145,14 @@ def compare(before: Scrape | None, after: Scrape | None) -> StageStatus:
 def statuses(settings: Settings, interval: float) -> Iterator[Status]:
     """A status every `interval` seconds, the first after one."""
     before = scrape_all(settings)
-    ingest, spending, read = None, None, -READ_EVERY
+    ingest, spending, paused, read = None, None, None, -READ_EVERY
     while True:
         time.sleep(interval)
         after = scrape_all(settings)
         if time.monotonic() - read >= READ_EVERY:
             ingest = ingest_status.read_status(settings)
             spending = spending_status.read_status(settings)
+            paused = pause.read_status(settings)
             read = time.monotonic()
         yield Status(
             run=run_state.load(settings.data),
@@ -154,6 +160,8 @@ def statuses(settings: Settings, interval: float) -> Iterator[Status]:
             rows=row_counts(settings),
             ingest=ingest,
             spending=spending,
+            paused=paused,
+            alerts=firing_alerts.read_status(settings),
         )
         before = after
 
@@ -183,6 +191,10 @@ def render(settings: Settings, status: Status) -> RenderableType:
         rows if any(status.rows.values()) else f"no rows yet in {settings.tables_uri}"
     )
     parts = [running, "", stages, "", tables]
+    if status.paused:
+        parts[3:3] = [Text(pause.line(control), style="yellow") for control in status.paused]
+    if status.alerts:
+        parts = [*map(firing_alerts.line, status.alerts), "", *parts]
     if status.ingest:
         parts += ["", ingest_status.render(status.ingest)]
     if status.spending:

@@ -18,12 +18,15 @@ from typing import IO
 
 from infra import leash, run_state
 from infra.component import Component
+from infra.log_lines import tail
 from infra.run_state import ComponentState, RunState
 from streams.metrics import Metrics
 
 READY_EVERY = 0.3
 HEALTH_EVERY = 5.0
 PROBE_TIMEOUT = 10.0
+# Lines of a component's log that are shown where it does not start.
+SHOWN = 5
 
 
 class StartFailed(Exception):
@@ -166,6 +169,8 @@ class Supervisor:
                     self._find_pid(kept)
                     up = kept.state.state == "ready"
                     self._metrics.component_up.labels(kept.component.name).set(up)
+                    ended = kept.state.state == "stopped" and not kept.stop.is_set()
+                    self._metrics.component_stopped.labels(kept.component.name).set(ended)
                     self._metrics.component_restarts.labels(kept.component.name).inc(0)
                 with suppress(OSError):  # a full disk must not stop the service
                     run_state.save(self._data, self.state)
@@ -290,11 +295,7 @@ class Supervisor:
 def _failure(kept: _Kept) -> str:
     """What went wrong at the start, with the last lines of the component's log."""
     with suppress(OSError):
-        size = kept.component.log.stat().st_size
-        with kept.component.log.open("rb") as log:
-            log.seek(max(0, size - 2000))
-            tail = log.read().decode(errors="replace").strip().splitlines()[-5:]
-        lines = "".join(f"\n  {line}" for line in tail)
+        lines = "".join(f"\n  {line}" for line in tail(kept.component.log, SHOWN))
         where = f"the end of {kept.component.log}:{lines}" if lines else "its log is empty"
         return f"{kept.component.name}: {kept.state.note}; {where}"
     return f"{kept.component.name}: {kept.state.note}"

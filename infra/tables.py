@@ -21,15 +21,17 @@ IDEAL = "ideal"
 # An id is kept once over these; in `parked` a record only waits.
 DECIDED = (PREFERENCES, IDEAL, DROPPED)
 
-# A training run can read the version it is pinned to for a day, and copies what it trains on as it
-# begins; a row's time of appending tells for ever which versions have it. Every commit lists the
-# log: kept for a week, at a commit in five seconds, it would make each take five times as long.
+# Every commit lists the log: with that of a day, at a commit in five seconds, one takes a quarter
+# of a second, with that of six hours a third of it. `infra.table_maintenance` removes what is
+# older, but not what a job is pinned to, which a commit would not know of. A row's time of
+# appending tells for ever which versions have it.
 # By the statistics files are passed over, and two writers know that they do not meet.
 CONFIGURATION: dict[str, str | None] = {
     "delta.checkpointInterval": "100",
     "delta.dataSkippingStatsColumns": "pmid,arrived,appended",
     "delta.deletedFileRetentionDuration": "interval 7 days",
-    "delta.logRetentionDuration": "interval 1 days",
+    "delta.enableExpiredLogCleanup": "false",
+    "delta.logRetentionDuration": "interval 6 hours",
 }
 
 # delta-rs colours the causes in its messages.
@@ -252,11 +254,12 @@ def create(settings: Settings, table: str) -> DeltaTable:
     except (CommitFailedError, DeltaError):
         # Another worker may have made it a moment ago; a store that is away raises here again.
         opened = DeltaTable(location(settings, table))
-    _check_columns(table, opened)
+    check_columns(table, opened)
     return opened
 
 
-def _check_columns(table: str, opened: DeltaTable) -> None:
+def check_columns(table: str, opened: DeltaTable) -> None:
+    """See that a table has our columns, of our types. Raises `TableError`."""
     found = {field.name: field.type for field in pa.schema(opened.schema().to_arrow())}
     for field in SCHEMAS[table]:
         # A list's element is called differently in Delta, so types are compared by their shape.

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,16 +54,42 @@ async def create_topics(
         found = await _describe(admin, [topic_name(settings, topic) for topic in topics])
     finally:
         await admin.close()
-    differences = []
+    return tuple(_differences(settings, topics, found))
+
+
+async def compare_topics(
+    settings: Settings, topics: Sequence[Topic] = TOPICS
+) -> tuple[Difference, ...]:
+    """Where the broker's topics differ from the table; nothing is made or altered.
+
+    Raises `BrokerUnreachable`, and `TopicError` where the broker refuses.
+    """
+    admin = AIOKafkaAdminClient(**client_arguments(settings))
+    await start(admin, settings)
+    try:
+        # Of all topics: to ask for one by name may make it.
+        there = {topic["topic"] for topic in await admin.describe_topics()}
+        held = [topic for topic in topics if topic_name(settings, topic) in there]
+        found = await _describe(admin, [topic_name(settings, topic) for topic in held])
+    finally:
+        await admin.close()
+    missing = [
+        Difference(topic_name(settings, topic), "it", "there", "missing", "`kailin up` makes it")
+        for topic in topics
+        if topic not in held
+    ]
+    return (*missing, *_differences(settings, held, found))
+
+
+def _differences(
+    settings: Settings, topics: Sequence[Topic], found: Mapping[str, Mapping[str, str]]
+) -> Iterator[Difference]:
     for topic in topics:
         name = topic_name(settings, topic)
-        expected = expected_settings(topic, settings.kafka.replication_factor)
-        differences += [
-            Difference(name, setting, value, found[name][setting], _remedy(name, setting, value))
-            for setting, value in expected.items()
-            if found[name][setting] != value
-        ]
-    return tuple(differences)
+        for setting, value in expected_settings(topic, settings.kafka.replication_factor).items():
+            if found[name][setting] != value:
+                remedy = _remedy(name, setting, value)
+                yield Difference(name, setting, value, found[name][setting], remedy)
 
 
 def topic_configs(topic: Topic) -> dict[str, str]:

@@ -9,8 +9,9 @@ from typing import Any, Generic, Self, TypeVar
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
+from consumers.delivery import check_key
 from consumers.stage import Policy
-from infra.kafka import client_arguments, start, topic_name
+from infra.kafka import absent, client_arguments, start, topic_name
 from infra.settings import Settings
 from streams.codec import decode
 from streams.errors import Invalid, Transient
@@ -32,11 +33,13 @@ class TopicView(Generic[R]):
 
     Entering returns when all that was there has been read. It raises `BrokerUnreachable`, and
     `Transient` where there is no such topic or the broker goes away meanwhile; later on a broker
-    that is away is waited for. A message that cannot be read is logged and passed over.
+    that is away is waited for. A message that cannot be read, or has another key than its record
+    says, is logged and passed over.
     """
 
     def __init__(self, settings: Settings, topic: Topic, record: type[R]) -> None:
         self._settings = settings
+        self._topic = topic
         self._record = record
         self._at = TopicPartition(topic_name(settings, topic), 0)
         self._records: dict[str, R] = {}
@@ -63,7 +66,7 @@ class TopicView(Generic[R]):
         await start(self._consumer, self._settings)
         try:
             if self._at.topic not in await self._consumer.topics():
-                raise Transient("no topic", f"{self._at.topic}: `kailin up` makes it")
+                raise Transient("no topic", absent(self._settings, self._at.topic))
             self._consumer.assign([self._at])
             await self._consumer.seek_to_beginning(self._at)
         except KafkaError as error:
@@ -132,7 +135,9 @@ class TopicView(Generic[R]):
             if message.value is None:
                 self._records.pop(key, None)
             else:
-                self._records[key] = decode(self._record, message.value)
+                record = decode(self._record, message.value)
+                check_key(self._topic, record, message.key)
+                self._records[key] = record
         except (Invalid, UnicodeDecodeError) as error:
             where = f"topic {message.topic} [0], offset {message.offset}"
             log.error("%s: passed over: %s", where, error)

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from aiokafka.errors import KafkaError
-from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client import CollectorRegistry
 
 from consumers.stage import DONE, FAILED, MISCONFIGURED
 from infra import job_process, logs, topic_view, train_config, training_report
@@ -26,6 +26,7 @@ from infra.job_ledger import Ledger
 from infra.job_process import Bounds, Ended
 from infra.kafka import BrokerUnreachable
 from infra.metrics_server import serving
+from infra.pause import going
 from infra.settings import Settings, SettingsError
 from infra.tables import STORE_ERRORS, one_line
 from infra.told_to_stop import told_to_stop
@@ -48,6 +49,8 @@ Judge = Callable[[Job], tuple[str, ...]]
 # Seconds between two looks at the turn, and least seconds between two at the tables.
 CHECK_EVERY = 1.0
 LOOK_AT_MOST = 1.0
+# How long a trainer that is to end when nothing is due waits for its turn, in seconds.
+IN_LINE = 15.0
 # Seconds until what is away is tried again, and at most until the gate is.
 AGAIN = 5.0
 GATE_AGAIN = 60.0
@@ -56,17 +59,17 @@ GATE_AGAIN = 60.0
 AWAY = (BrokerUnreachable, Transient)
 
 
-def work(settings: Settings, judge: Judge) -> int:
+def work(settings: Settings, judge: Judge, *, once: bool = False) -> int:
     """Run the trainer until SIGTERM or SIGINT. Returns the exit status of the process.
 
-    0 told to stop, 1 failed, 2 a wrong setting; the reason is logged as one line.
+    With `once` it ends when nothing is due. 0 done or told to stop, 1 failed, 2 a wrong setting;
+    the reason is logged as one line.
     """
-    logs.configure()
+    logs.configure(settings, "trainer")
     metrics = Metrics(CollectorRegistry())
-    ProcessCollector(registry=metrics.registry)
     try:
         with serving("trainer", settings.ports.host, settings.ports.trainer, metrics.registry):
-            return asyncio.run(_until_told_to_stop(settings, judge, metrics))
+            return asyncio.run(_until_told_to_stop(settings, judge, metrics, once))
     except SettingsError as error:
         log.error("trainer: %s", error)
         return MISCONFIGURED
@@ -75,23 +78,30 @@ def work(settings: Settings, judge: Judge) -> int:
         return FAILED
 
 
-async def _until_told_to_stop(settings: Settings, judge: Judge, metrics: Metrics) -> int:
-    return await run(settings, judge, metrics, told_to_stop())
+async def _until_told_to_stop(
+    settings: Settings, judge: Judge, metrics: Metrics, once: bool
+) -> int:
+    return await run(settings, judge, metrics, told_to_stop(), once=once)
 
 
-async def run(settings: Settings, judge: Judge, metrics: Metrics, stop: asyncio.Event) -> int:
+async def run(
+    settings: Settings, judge: Judge, metrics: Metrics, stop: asyncio.Event, *, once: bool = False
+) -> int:
     """Wait for the turn, and work while it lasts, until `stop` is set. Returns the exit status.
 
-    Jobs are stopped with it; whoever has the turn next carries them on. Raises
-    `BrokerUnreachable` where there is no broker from the start, and `Transient` where there are
-    no topics.
+    With `once` it also ends when no target has anything to be done now, while another trainer is at
+    work, and while trainers are paused. Jobs are stopped with it; whoever has the turn next carries
+    them on. Raises `BrokerUnreachable` where there is no broker from the start, and `Transient`
+    where there are no topics.
     """
     # By a name of its own: two on one machine are two, and one waits for the other.
     name = f"trainer {os.getpid()}"
     turn = Turn(settings, name, group="trainer", topic=TRAINING_DATA)
     async with TopicView(settings, TRAINING_DATA, TrainingData) as news:
         await turn.join()
-        working = asyncio.create_task(_in_turn(settings, judge, metrics, turn, news))
+        working = asyncio.create_task(
+            _unless_paused(settings, judge, metrics, turn, news, stop if once else None)
+        )
         stopped = asyncio.create_task(stop.wait())
         try:
             await asyncio.wait({working, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -103,19 +113,39 @@ async def run(settings: Settings, judge: Judge, metrics: Metrics, stop: asyncio.
     return DONE
 
 
+async def _unless_paused(
+    settings: Settings,
+    judge: Judge,
+    metrics: Metrics,
+    turn: Turn,
+    news: "TopicView[TrainingData]",
+    rest: asyncio.Event | None,
+) -> None:
+    async with going(settings, "trainer", metrics) as unpaused:
+        if rest is None or unpaused.is_set():
+            await _in_turn(settings, judge, metrics, turn, news, unpaused, rest)
+
+
 async def _in_turn(
     settings: Settings,
     judge: Judge,
     metrics: Metrics,
     turn: Turn,
     news: "TopicView[TrainingData]",
+    unpaused: asyncio.Event,
+    rest: asyncio.Event | None,
 ) -> None:
-    """Work whenever it is this process's turn."""
+    """Work whenever it is this process's turn; with `rest`, until that is set."""
+    if rest and not targets(settings):
+        return
     told = False
     while True:
         try:
             await turn.join()
-            if not await turn.wait(CHECK_EVERY):
+            if not await turn.wait(IN_LINE if rest else CHECK_EVERY):
+                if rest:
+                    log.info("nothing to be done: another trainer is at work")
+                    return
                 if not told:
                     log.info("stands in line: another trainer is at work")
                 told = True
@@ -123,7 +153,7 @@ async def _in_turn(
             told = False
             async with Ledger(settings, turn) as ledger:
                 log.info("at work for %s", ", ".join(targets(settings)) or "no target")
-                trainer = _Trainer(settings, judge, metrics, ledger, news)
+                trainer = _Trainer(settings, judge, metrics, ledger, news, unpaused, rest)
                 await _together(
                     _keep(turn), *(trainer.tend(target) for target in targets(settings))
                 )
@@ -165,20 +195,26 @@ class _Trainer:
         metrics: Metrics,
         ledger: Ledger,
         news: "TopicView[TrainingData]",
+        unpaused: asyncio.Event,
+        rest: asyncio.Event | None,
     ) -> None:
         self._settings = settings
         self._judge_command = judge
         self._metrics = metrics
         self._ledger = ledger
         self._news = news
+        self._unpaused = unpaused
+        self._rest = rest
+        self._resting: set[Target] = set()
         self._policy = policy(settings)
         training = settings.training
         self._bounds = Bounds(memory_gb=training.memory_gb, hours=training.longest_hours)
 
     async def tend(self, target: Target) -> None:
-        """Carry out the target's jobs, for ever."""
+        """Carry out the target's jobs, for ever; while paused, none is begun or gone on with."""
         said = ""
         while True:
+            await self._unpaused.wait()
             # What is told while it decides is looked at once more.
             seen = self._news.position
             decision = await self._decide(target)
@@ -191,10 +227,14 @@ class _Trainer:
             if decision.job and decision.state in ("due", "running"):
                 if decision.state == "due":
                     await self._ledger.keep(decision.job)
+                self._resting.discard(target)
                 training_report.running(self._metrics, target)
                 await self._carry_out(decision.job)
                 await self._tidy()
                 continue
+            self._resting.add(target)
+            if self._rest and self._resting >= set(targets(self._settings)):
+                self._rest.set()
             await asyncio.sleep(LOOK_AT_MOST)
             await self._news.wait(self._pause(decision), beyond=seen)
 
@@ -216,7 +256,7 @@ class _Trainer:
             log.warning("%s: its table cannot be read: %s", target, one_line(error))
             return None
         decision = decide(target, data, jobs, self._policy, datetime.now(UTC))
-        training_report.looked(self._metrics, decision, data, jobs)
+        training_report.looked(self._metrics, decision, data, jobs, self._policy)
         return decision
 
     async def _carry_out(self, job: Job) -> None:

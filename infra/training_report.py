@@ -5,16 +5,19 @@ from typing import get_args
 
 from streams.learning import Job, Verdict
 from streams.metrics import Metrics
-from trainers.triggers import Data, Decision, State
+from trainers.triggers import Data, Decision, Policy, State
 
 # The figures of a verdict that are shown, and what they are called in it.
 FIGURES = {"estimate": "win_rate", "lower": "win_rate_lower", "upper": "win_rate_upper"}
 
 
-def looked(metrics: Metrics, decision: Decision, data: Data, jobs: Collection[Job]) -> None:
+def looked(
+    metrics: Metrics, decision: Decision, data: Data, jobs: Collection[Job], policy: Policy
+) -> None:
     """A target was looked at."""
     target = decision.target
     metrics.training_rows.labels(target).set(data.new)
+    metrics.training_rows_due.labels(target).set(policy.rows)
     _state(metrics, target, decision.state)
     metrics.gate_blocked_in_a_row.labels(target).set(blocked_in_a_row(jobs, target))
 

@@ -1,6 +1,7 @@
 """What `kailin up` starts, from the settings, and how it is started and awaited."""
 
 import asyncio
+import logging
 import socket
 import subprocess
 import sys
@@ -10,21 +11,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry
 from rich.console import Console
 
 from consumers.stage import MISCONFIGURED, TOO_MANY_DEAD_LETTERS
-from infra import leash, run_state
+from infra import disk, leash, logs, run_state
+from infra.alertmanager import alertmanager
 from infra.artifacts import ArtifactError
 from infra.component import Component, ComponentError
 from infra.down import STOP_WITHIN
 from infra.elasticsearch_node import elasticsearch_node
 from infra.kafka import BrokerUnreachable
 from infra.kafka_broker import kafka_broker
+from infra.log_lines import tail
+from infra.metrics_server import serving
 from infra.prometheus import answers, prometheus, reachable
 from infra.run_state import AlreadyRunning
 from infra.run_view import Display
-from infra.settings import Settings
+from infra.settings import Settings, SettingsError
 from infra.supervisor import StartFailed, Supervisor, Wave
 from infra.topic_admin import TopicError, create_topics
 from infra.vllm_server import vllm
@@ -32,7 +36,8 @@ from streams.metrics import Metrics
 
 # Every way in which a start fails for a reason that its one-line message explains.
 FAILURES = (
-    AlreadyRunning, ArtifactError, BrokerUnreachable, ComponentError, StartFailed, TopicError,
+    AlreadyRunning, ArtifactError, BrokerUnreachable, ComponentError, SettingsError, StartFailed,
+    TopicError,
 )  # fmt: skip
 
 # The exit statuses after which a worker is not started again: it would fail in the same way, or
@@ -42,7 +47,15 @@ FINAL = {
     TOO_MANY_DEAD_LETTERS: "stopped by its dead-letter limit: see its log and dead.letters",
 }
 
+# What watches over the others, where its binary is on PATH.
+WATCHERS = {"prometheus": prometheus, "alertmanager": alertmanager}
+
 Only = Collection[str]
+
+# Lines of its log that are shown where the service does not start.
+SHOWN = 40
+
+log = logging.getLogger(__name__)
 
 
 def engine_names(settings: Settings) -> dict[str, dict[str, int]]:
@@ -53,6 +66,7 @@ def engine_names(settings: Settings) -> dict[str, dict[str, int]]:
         engines["kafka"] = {
             "kafka.port": kafka.port,
             "kafka.controller_port": kafka.controller_port,
+            "ports.kafka": settings.ports.kafka,
         }
     if search.embedded:
         engines["elasticsearch"] = {
@@ -68,7 +82,8 @@ def engine_names(settings: Settings) -> dict[str, dict[str, int]]:
 
 def component_names(settings: Settings) -> tuple[str, ...]:
     """Everything that `up` can start, in the order in which it does."""
-    return (*engine_names(settings), *settings.ports.stages, *_followers(settings), "prometheus")
+    stages, followers = settings.ports.stages, _followers(settings)
+    return (*engine_names(settings), *stages, *followers, *WATCHERS)
 
 
 def _followers(settings: Settings) -> dict[str, tuple[str, ...]]:
@@ -102,19 +117,19 @@ def plan(settings: Settings, config: Path | None, only: Only, console: Console) 
         for name, command in _followers(settings).items()
         if name in chosen
     )
-    watcher = prometheus(settings) if "prometheus" in chosen else None
+    watchers = (start(settings) for name, start in WATCHERS.items() if name in chosen)
     topics = _topics(settings, console) if workers or "kafka" in chosen else None
     return (
         Wave(components=tuple(engines), then=topics),
         Wave(components=workers, final=FINAL),
         Wave(components=followers, final=FINAL),
-        Wave(components=(watcher,) if watcher else ()),
+        Wave(components=tuple(filter(None, watchers))),
     )
 
 
 def _engine(name: str, settings: Settings) -> Component:
     if name == "kafka":
-        return kafka_broker(settings.kafka, settings.data)
+        return kafka_broker(settings.kafka, settings.data, metrics_port=settings.ports.kafka)
     if name == "elasticsearch":
         return elasticsearch_node(settings.elasticsearch, settings.data)
     return vllm(name.removeprefix("vllm-"), settings)
@@ -170,19 +185,19 @@ def _topics(settings: Settings, console: Console) -> Callable[[], Awaitable[None
 def up(settings: Settings, config: Path | None, only: Only, console: Console) -> None:
     """Runs the service in the foreground until it is told to stop. Raises one of `FAILURES`."""
     with _claim(settings.data, console) as lock:
-        _check_ports(settings, only)
+        check_ports(settings, only)
         waves = plan(settings, config, only, console)
         registry = CollectorRegistry()
-        supervisor = Supervisor(waves, data=settings.data, lock=lock, metrics=Metrics(registry))
+        metrics = Metrics(registry)
+        disk.watch(settings, metrics)
+        supervisor = Supervisor(waves, data=settings.data, lock=lock, metrics=metrics)
         ports = settings.ports
-        server, thread = start_http_server(ports.supervisor, ports.host, registry)
-        try:
-            with Display(console) as display:
-                asyncio.run(supervisor.run(display.show))
-        finally:
-            server.shutdown()
-            server.server_close()
-            thread.join()
+        logs.configure(settings, "supervisor")
+        with (
+            serving("supervisor", ports.host, ports.supervisor, registry),
+            Display(console, log.info) as display,
+        ):
+            asyncio.run(supervisor.run(display.show))
 
 
 def _claim(data: Path, console: Console) -> IO[str]:
@@ -192,8 +207,8 @@ def _claim(data: Path, console: Console) -> IO[str]:
     return run_state.claim(data, patience=STOP_WITHIN, waiting=waiting)
 
 
-def _check_ports(settings: Settings, only: Only) -> None:
-    """Raises `StartFailed` where a port is taken by another program."""
+def check_ports(settings: Settings, only: Only) -> None:
+    """See that no other program has a port that `up` needs. Raises `StartFailed`."""
     ports = {f"ports.{name}": port for name, port in settings.ports.stages.items()}
     ports |= {f"ports.{name}": _port(name, settings) for name in _followers(settings)}
     needed = {"ports.supervisor": settings.ports.supervisor}
@@ -227,8 +242,7 @@ def up_detached(settings: Settings, config: Path | None, only: Only, console: Co
     Ctrl-C before that stops it again. Raises one of `FAILURES`.
     """
     _prepare(settings, config, only, console)
-    log = _supervisor_log(settings)
-    with log.open("ab") as output:
+    with _supervisor_log(settings).open("ab") as output:
         process = subprocess.Popen(
             _up_command(config, only),
             stdin=subprocess.DEVNULL,
@@ -277,7 +291,7 @@ def service(
 def _prepare(settings: Settings, config: Path | None, only: Only, console: Console) -> None:
     """Does what takes long or asks for attention here, where its progress can be seen."""
     with _claim(settings.data, console):
-        _check_ports(settings, only)
+        check_ports(settings, only)
         plan(settings, config, only, console)
 
 
@@ -286,14 +300,14 @@ def _up_command(config: Path | None, only: Only) -> tuple[str, ...]:
 
 
 def _supervisor_log(settings: Settings) -> Path:
-    log = settings.data.resolve() / "logs" / "supervisor.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    return log
+    path = settings.data.resolve() / "logs" / "supervisor.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def _await_start(settings: Settings, process: "subprocess.Popen[bytes]", console: Console) -> None:
-    log = _supervisor_log(settings)
-    before = log.stat().st_size
+    path = _supervisor_log(settings)
+    before = path.stat().st_size
     with Display(console) as display:
         while process.poll() is None:
             state = run_state.load(settings.data)
@@ -302,7 +316,5 @@ def _await_start(settings: Settings, process: "subprocess.Popen[bytes]", console
                 if state.started:
                     return
             time.sleep(0.25)
-    with log.open(errors="replace") as output:
-        output.seek(before)
-        tail = output.read().strip() or f"exit status {process.returncode}"
-    raise StartFailed(f"the service did not start ({log}):\n{tail}")
+    said = "\n".join(tail(path, SHOWN, before)) or f"exit status {process.returncode}"
+    raise StartFailed(f"the service did not start ({path}):\n{said}")

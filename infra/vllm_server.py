@@ -15,6 +15,7 @@ import aiohttp
 from infra.component import Component, ComponentError
 from infra.models import cpu_dtype, model_directory
 from infra.settings import Server, Settings
+from infra.vllm_loopback import LOOPBACK
 
 # How many sequences are decoded together. A stage's window holds 64 records with a question from
 # each generator; beyond this a CPU gains nothing.
@@ -36,7 +37,7 @@ def vllm(name: str, settings: Settings) -> Component:
     """
     server = settings.servers[name]
     served = dict.fromkeys(asked.model for asked in settings.asked if asked.server == name)
-    flags, env = _adapters(settings) if takes_adapters(name, settings) else ([], {})
+    flags, env = adapter_flags(settings) if takes_adapters(name, settings) else ([], {})
     directory = model_directory(server.source)
     return _component(
         name, settings, server, directory, tuple(served) or (name,), server.port, flags, env
@@ -60,9 +61,9 @@ def _component(
     env: dict[str, str],
 ) -> Component:
     on_cpu = runs_on_cpu()
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    command = [sys.executable, "-m", "infra.vllm_loopback"]
     command += ["--model", str(directory), "--served-model-name", *served]
-    command += ["--host", "127.0.0.1", "--port", str(port)]
+    command += ["--host", LOOPBACK, "--port", str(port)]
     command += ["--max-model-len", str(server.max_model_len)]
     # Sampling is what the settings say, not what a model's own generation_config.json adds.
     command += ["--generation-config", "vllm"]
@@ -112,7 +113,11 @@ def takes_adapters(name: str, settings: Settings) -> bool:
     return name == origin(settings) and deploy_mode(settings) == "adapter"
 
 
-def _adapters(settings: Settings) -> tuple[list[str], dict[str, str]]:
+def adapter_flags(settings: Settings) -> tuple[list[str], dict[str, str]]:
+    """What a vLLM is started with to take θ3's adapters: arguments, and environment.
+
+    Raises `ComponentError` for a rank that vLLM does not take.
+    """
     rank = settings.dpo.lora.rank if settings.dpo.lora else 1
     room = next((allowed for allowed in RANKS if allowed >= rank), None)
     if room is None:
@@ -156,6 +161,8 @@ def _cpu(server: Server) -> list[str]:
 
 def _environment(server: Server, on_cpu: bool) -> dict[str, str]:
     env = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    # By themselves its processes would talk to each other over the machine's own address.
+    env |= {"VLLM_HOST_IP": LOOPBACK, "GLOO_SOCKET_IFNAME": "lo"}
     if key := server.api_key.get_secret_value():
         env["VLLM_API_KEY"] = key
     if on_cpu:
@@ -178,7 +185,7 @@ async def _healthy(port: int) -> bool:
     try:
         async with (
             aiohttp.ClientSession(timeout=timeout) as session,
-            session.get(f"http://127.0.0.1:{port}/health") as answer,
+            session.get(f"http://{LOOPBACK}:{port}/health") as answer,
         ):
             return answer.status == 200
     except (aiohttp.ClientError, TimeoutError, OSError):

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import cast, get_args
 
+from streams.output_filter import unfit
 from streams.questions import NO_END
 from streams.records import Decision
 
@@ -80,4 +81,6 @@ def _explained(decision: Decision, rest: str, finished: bool) -> Reading:
         return Reading(rejected=NO_END)
     if not reasons:
         return Reading(rejected=NO_REASONS)
+    if reason := unfit(reasons):
+        return Reading(rejected=reason)
     return Reading(decision=decision, long=reasons)

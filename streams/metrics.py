@@ -5,7 +5,7 @@ Labels are bounded: stages, models, generators and topics come from the settings
 phrases of the code.
 """
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary
 
 SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
 AGES = (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3600, 6 * 3600, 24 * 3600, 7 * 24 * 3600)
@@ -63,6 +63,19 @@ class Metrics:
             buckets=AGES,
             registry=registry,
         )
+        self.behind = Gauge(
+            "kailin_behind_seconds",
+            "Age of the oldest message that a worker has begun and not finished, 0 where it has "
+            "none.",
+            ["stage"],
+            registry=registry,
+        )
+        self.paused = Gauge(
+            "kailin_paused",
+            "1 while an operator has the stage stand still (`kailin pause`).",
+            ["stage"],
+            registry=registry,
+        )
         self.consumer_lag = Gauge(
             "kailin_consumer_lag_records",
             "Messages after the last finished one, of the partitions this worker holds.",
@@ -70,7 +83,25 @@ class Metrics:
             registry=registry,
         )
 
-        # Generate.
+        # Models, by the name they are served under.
+        self.model_waiting = Gauge(
+            "kailin_model_requests_waiting",
+            "Requests that wait until fewer than the server's `concurrency` are in flight.",
+            ["model"],
+            registry=registry,
+        )
+        self.model_in_flight = Gauge(
+            "kailin_model_requests_in_flight",
+            "Requests that a model server has and has not answered.",
+            ["model"],
+            registry=registry,
+        )
+        self.model_fill = Gauge(
+            "kailin_model_fill_ratio",
+            "Requests in flight at the server of a model, as a part of its `concurrency`.",
+            ["model"],
+            registry=registry,
+        )
         self.model_requests = Counter(
             "kailin_model_requests_total",
             "Requests to a model server by outcome (ok, transient, refused).",
@@ -90,13 +121,18 @@ class Metrics:
             buckets=SECONDS,
             registry=registry,
         )
+
+        # Generate.
         self.questions_kept = Counter(
-            "kailin_questions_kept_total", "Candidates kept.", ["generator"], registry=registry
+            "kailin_questions_kept_total",
+            "Candidates kept.",
+            ["generator", "revision"],
+            registry=registry,
         )
         self.questions_rejected = Counter(
             "kailin_questions_rejected_total",
             "Candidates given up after their last attempt, by reason.",
-            ["generator", "reason"],
+            ["generator", "revision", "reason"],
             registry=registry,
         )
         self.articles_skipped = Counter(
@@ -118,8 +154,21 @@ class Metrics:
         self.alignment_score = Histogram(
             "kailin_alignment_score",
             "Alignment of a candidate's context with its record.",
-            ["generator"],
+            ["generator", "revision"],
             buckets=SCORES,
+            registry=registry,
+        )
+        self.branch_alignment = Summary(
+            "kailin_branch_alignment",
+            "Alignment of candidates whose record has a descriptor in a branch of MeSH (A to Z).",
+            ["branch", "generator"],
+            registry=registry,
+        )
+        self.branch_unscored = Counter(
+            "kailin_branch_unscored_total",
+            "Candidates without a score whose record has a descriptor in a branch of MeSH, by why "
+            "the question was rejected or has no score.",
+            ["branch", "reason"],
             registry=registry,
         )
         self.unscored = Counter(
@@ -197,6 +246,18 @@ class Metrics:
             ["source", "change"],
             registry=registry,
         )
+        self.ingest_units = Counter(
+            "kailin_ingest_units_total",
+            "Files, windows of a search and lists of PMIDs read, by how that ended (done, failed).",
+            ["source", "outcome"],
+            registry=registry,
+        )
+        self.ingest_failed = Gauge(
+            "kailin_ingest_units_failed",
+            "Files, windows and lists whose last reading failed and that wait for another.",
+            ["source"],
+            registry=registry,
+        )
         self.ncbi_requests = Counter(
             "kailin_ncbi_requests_total",
             "Requests to NCBI by what came of them (ok, 429, server error, time-out, …).",
@@ -262,6 +323,12 @@ class Metrics:
             ["target"],
             registry=registry,
         )
+        self.training_rows_due = Gauge(
+            "kailin_training_rows_due",
+            "New rows that make a target's next job due.",
+            ["target"],
+            registry=registry,
+        )
         self.training_state = Gauge(
             "kailin_training_due",
             "1 where a job of this target is in this state (due, running, waiting, stopped).",
@@ -322,5 +389,24 @@ class Metrics:
             "kailin_component_restarts_total",
             "Times a component was started again after it died.",
             ["component"],
+            registry=registry,
+        )
+        self.component_stopped = Gauge(
+            "kailin_component_stopped",
+            "1 where a component has ended and is not started again: its dead-letter limit, a "
+            "setting.",
+            ["component"],
+            registry=registry,
+        )
+        self.disk_free = Gauge(
+            "kailin_disk_free_bytes",
+            "Bytes that may still be written to the file system of a directory.",
+            ["directory"],
+            registry=registry,
+        )
+        self.disk_size = Gauge(
+            "kailin_disk_size_bytes",
+            "Bytes of the file system of a directory.",
+            ["directory"],
             registry=registry,
         )

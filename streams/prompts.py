@@ -1,10 +1,14 @@
 """The papers' prompts, by name and version; a row records which one made it.
 
 A wording that changes gets a new version beside the old, never in its place.
+
+What a record says stands between the prompt's own words and is none of them: see `_said`.
 """
 
+import re
 from collections.abc import Sequence
 
+from streams.injection import inert, starting
 from streams.records import Passage
 
 # KAILIN, Prompt 1 (Figure 9): what a question generator is asked.
@@ -46,6 +50,12 @@ Reflecting on these insights, I formulated the following research question: {que
 
 PRETRAINING_PROMPTS = {"pretraining/1": _PRETRAINING_1}
 
+TEMPLATES = (*QUESTION_PROMPTS.values(), *ANSWER_PROMPTS.values(), *PRETRAINING_PROMPTS.values())
+
+# What the lines of the prompts start with, up to the first thing that is put in.
+_OPENINGS = {line.partition("{")[0].rstrip() for prompt in TEMPLATES for line in prompt.split("\n")}
+_OWN_LINE = starting("|".join(sorted(re.escape(opening) for opening in _OPENINGS if opening)))
+
 # In characters; such an abstract and its question fit in 2,048 tokens of the usual vocabularies.
 LONGEST_CONTEXT = 5000
 
@@ -56,7 +66,9 @@ def question_prompt(name: str, *, title: str, abstract: str) -> str:
     A longer abstract than `LONGEST_CONTEXT` characters is cut after a word.
     """
     # One pass over the template: braces in a record's own text stay as they are.
-    return QUESTION_PROMPTS[name].format(title=title, context=cut(abstract, LONGEST_CONTEXT))
+    return QUESTION_PROMPTS[name].format(
+        title=_said(title), context=cut(_said(abstract), LONGEST_CONTEXT)
+    )
 
 
 def answer_prompt(name: str, *, question: str, context: str) -> str:
@@ -67,14 +79,16 @@ def answer_prompt(name: str, *, question: str, context: str) -> str:
     asked = ANSWER_PROMPTS[name]
     if not context:
         asked = asked.replace("{question}, {context}", "{question}")
-    return asked.format(question=question, context=context)
+    # A question starts a line of the prompt, which must not look like another of its lines.
+    told = _said(f"\n{question}")
+    told = told.removeprefix("\n") if told.startswith("\n") else f"…{told}"
+    return asked.format(question=told, context=_said(context))
 
 
 def pretraining_text(name: str, *, title: str, abstract: str, context: str, question: str) -> str:
     """One text of continued pre-training; raises KeyError for an unknown name."""
-    return PRETRAINING_PROMPTS[name].format(
-        title=title, abstract=abstract, context=context, question=question
-    )
+    told = {"title": title, "abstract": abstract, "context": context, "question": question}
+    return PRETRAINING_PROMPTS[name].format(**{of: _said(text) for of, text in told.items()})
 
 
 def context_text(passages: Sequence[Passage], longest: int = LONGEST_CONTEXT) -> str:
@@ -84,6 +98,11 @@ def context_text(passages: Sequence[Passage], longest: int = LONGEST_CONTEXT) ->
     """
     share = longest // max(1, len(passages))
     return "\n\n".join(cut(f"{p.title} {p.abstract}".strip(), share) for p in passages)
+
+
+def _said(text: str) -> str:
+    """What a record says, so that it neither starts one of the prompts' lines nor takes a turn."""
+    return _OWN_LINE.sub(" ", inert(text))
 
 
 def cut(text: str, longest: int) -> str:

@@ -3,8 +3,12 @@
 import re
 from dataclasses import dataclass
 
+from streams.output_filter import unfit
+
 NO_END = "no end in the token limit"
 
+# Characters of a word on the average, beyond which a question is none.
+_LONG_WORDS = 20
 _LABEL = re.compile(r"^.{0,80}?\bquestion\b[^:?]{0,80}:\s*", re.IGNORECASE)
 _LIST_MARK = re.compile(r"^(?:[-*•]|\(?\d{1,2}[.)])\s+")
 _QUOTES = "\"'“”‘’«»`*_ \t"
@@ -52,8 +56,10 @@ def rejection(question: str, *, title: str, finished: bool, limits: Limits) -> s
     words = _words(question)
     if len(words) < limits.min_words:
         return "too short"
-    if len(words) > limits.max_words:
+    if len(words) > limits.max_words or len(question) > _LONG_WORDS * limits.max_words:
         return "too long"
+    if reason := unfit(question):
+        return reason
     if _copies(words, _words(title)):
         return "copied title"
     if _UNNAMED_STUDY.search(question):

@@ -16,6 +16,7 @@ from pydantic import Field
 
 from streams.citation import PMID, Article, Descriptors, Int64
 from streams.learning import Job, Serving, Spending, TrainingData, Verdict
+from streams.operations import Control, Settled
 
 Unit = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -208,10 +209,24 @@ class Ideal:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Cause:
+    """Which stage set a message aside, where it then was, and the label of why."""
+
+    stage: str
+    reason: str
+    topic: str
+    partition: Int64
+    offset: Int64
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetter:
     """A message that could not be used, byte for byte (base64), and why.
 
-    `reason` is the short label that is counted; `detail` and `stack` are for the reader.
+    `reason` is the short label that is counted; `detail` and `stack` are for the reader. `cut`
+    names what is not here in full: such a message cannot be put back. One that was put back
+    `replays` times already says in `first` what was the matter before that.
     """
 
     stage: str
@@ -224,7 +239,15 @@ class DeadLetter:
     key: str | None
     value: str | None
     headers: tuple[tuple[str, str], ...]
+    cut: tuple[str, ...] = ()
+    first: Cause | None = None
+    replays: Int64 = 0
     at: datetime
+
+    @property
+    def id(self) -> str:
+        """What the letters of one message and stage have in common."""
+        return letter_id(self.stage, self.topic, self.partition, self.offset)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -289,6 +312,8 @@ type_names = {
     Verdict: "verdict",
     Serving: "serving",
     Spending: "spending",
+    Settled: "settled",
+    Control: "control",
 }
 
 Record = (
@@ -306,7 +331,14 @@ Record = (
     | Verdict
     | Serving
     | Spending
+    | Settled
+    | Control
 )
+
+
+def letter_id(stage: str, topic: str, partition: int, offset: int) -> str:
+    """What the dead letters of one message and stage are known by."""
+    return f"{stage}:{topic}/{partition}/{offset}"
 
 
 def text_hash(title: str, abstract: str) -> str:

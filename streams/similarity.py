@@ -65,6 +65,10 @@ class Similarity:
         self.edition = mesh.edition
         self.frequency: Frequency = frequency
         self.terms: Terms = terms
+        self._branches = {
+            descriptor.ui: "".join(sorted({number[0] for number in descriptor.tree_numbers}))
+            for descriptor in mesh.descriptors
+        }
         measure = _published(mesh) if frequency == "kailin" else _lin(mesh, frequency, counts)
         # By UI, its row as the bytes of an index: see `_pack`.
         self._rows = {ui: np.intp(row).tobytes() for ui, row in measure.rows.items()}
@@ -84,6 +88,10 @@ class Similarity:
     def unknown(self, descriptors: Iterable[str]) -> int:
         """How many of these UIs cannot be scored, because the edition does not have them."""
         return sum(ui not in self._rows for ui in descriptors)
+
+    def branches(self, descriptors: Iterable[str]) -> frozenset[str]:
+        """The letters of the branches of MeSH (A to Z) that these UIs lie in; known ones count."""
+        return frozenset("".join(self._branches.get(ui, "") for ui in descriptors))
 
     def pair(self, x: str, y: str) -> float:
         """Similarity of two descriptors (eq. 2), in [0, 1]. Raises `KeyError` for unknown ones."""

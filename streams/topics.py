@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from streams.citation import Article
 from streams.learning import Job, Serving, Spending, TrainingData, Verdict
+from streams.operations import Control, Settled
 from streams.records import (
     Alignments,
     Contexts,
@@ -15,6 +16,7 @@ from streams.records import (
     Questions,
     Record,
     Retraction,
+    letter_id,
 )
 
 DAY = 24 * 3600
@@ -50,6 +52,15 @@ def _origin(record: Record) -> bytes:
     if not isinstance(record, DeadLetter):
         raise TypeError(f"{type(record).__name__} is not a dead letter")
     return f"{record.topic}/{record.partition}/{record.offset}".encode()
+
+
+def _told(record: Record) -> bytes:
+    """What an operator's word is about."""
+    if isinstance(record, Settled):
+        return letter_id(record.stage, record.topic, record.partition, record.offset).encode()
+    if isinstance(record, Control):
+        return record.stage.encode()
+    raise TypeError(f"{type(record).__name__} is not an operator's word")
 
 
 def _id(record: Record) -> bytes:
@@ -100,6 +111,11 @@ DEAD_LETTERS = Topic(
     retention=90 * DAY,
     max_message=2 * MIB,
 )
+# Written after its letters, and kept until the broker has removed the last of them.
+SETTLED = Topic(
+    name="dead.letters.settled", record=Settled, key=_told, partitions=1, retention=180 * DAY
+)
+CONTROL = Topic(name="stage.control", record=Control, key=_told, partitions=1, compact=True)
 
 RETRACTIONS = Topic(name="retractions", record=Retraction, key=_pmid, partitions=1, compact=True)
 # One partition: who reads it to its end knows all that was committed before.
@@ -122,6 +138,8 @@ TOPICS = (
     PREFERENCES,
     IDEAL,
     DEAD_LETTERS,
+    SETTLED,
+    CONTROL,
     RETRACTIONS,
     PROGRESS,
     TRAINING_DATA,

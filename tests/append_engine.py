@@ -31,7 +31,15 @@ from infra.tables import row_counts
 from streams.codec import decode, encode
 from streams.learning import TrainingData
 from streams.records import DeadLetter
-from streams.topics import DEAD_LETTERS, IDEAL, PREFERENCES, RETRACTIONS, TRAINING_DATA, Topic
+from streams.topics import (
+    CONTROL,
+    DEAD_LETTERS,
+    IDEAL,
+    PREFERENCES,
+    RETRACTIONS,
+    TRAINING_DATA,
+    Topic,
+)
 
 PARTITIONS = 3
 
@@ -117,6 +125,7 @@ async def create_topics(settings: Settings) -> None:
                 NewTopic(topic_name(settings, PREFERENCES), PARTITIONS, 1),
                 NewTopic(topic_name(settings, IDEAL), PARTITIONS, 1),
                 NewTopic(topic_name(settings, TRAINING_DATA), 1, 1),
+                NewTopic(topic_name(settings, CONTROL), 1, 1),
                 NewTopic(
                     topic_name(settings, RETRACTIONS),
                     1,

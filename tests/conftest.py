@@ -21,17 +21,16 @@ from infra.component import ComponentError
 from infra.embedding import Embedding, embedding
 from infra.mesh_files import read_mesh
 from infra.settings import Embedder
-from infra.settings import Kafka as KafkaSettings
 from infra.settings import Mesh as MeshSettings
 from model_engine import running_vllm
-from secured_engine import running_secured_kafka
+from secured_engine import SecuredKafka, running_secured_kafka
 from streams.mesh import Mesh
 
 # How long one example takes says nothing on a machine that starts engines meanwhile.
 hypothesis.settings.register_profile("unhurried", deadline=None)
 hypothesis.settings.load_profile("unhurried")
 
-Started = TypeVar("Started", KafkaEngine, ElasticsearchEngine, dict[str, KafkaSettings])
+Started = TypeVar("Started", KafkaEngine, ElasticsearchEngine, SecuredKafka)
 
 
 @pytest.fixture(scope="session")
@@ -44,8 +43,8 @@ def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaEngi
 
 
 @pytest.fixture(scope="session")
-def secured_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, KafkaSettings]]:
-    """Settings of a real broker by security protocol: SASL_SSL, SSL and SASL_PLAINTEXT.
+def secured_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredKafka]:
+    """A real broker with `ways` in by security protocol, and users who need access control lists.
 
     Topics need names of their own.
     """

@@ -167,7 +167,7 @@ def free_port() -> int:
 
 def write_config(directory: Path) -> Path:
     """A settings file with every engine embedded on free ports, and its data in `directory`."""
-    names = ("supervisor", "trainer", "deployer", *Ports().stages)
+    names = ("supervisor", "trainer", "deployer", "kafka", *Ports().stages)
     ports = "".join(f"{name} = {free_port()}\n" for name in names)
     path = directory / "kailin.toml"
     path.write_text(
@@ -175,6 +175,7 @@ def write_config(directory: Path) -> Path:
         f"[kafka]\nport = {free_port()}\ncontroller_port = {free_port()}\n"
         f"[elasticsearch]\nport = {free_port()}\ntransport_port = {free_port()}\n"
         f"[servers.local]\nport = {free_port()}\n[prometheus]\nport = {free_port()}\n"
+        f"[alerts]\nport = {free_port()}\n"
         f"[deploy]\nports = [{free_port()}, {free_port()}]\ngate_port = {free_port()}\n"
         f"[ports]\n{ports}"
     )

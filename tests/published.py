@@ -1,9 +1,10 @@
-"""What an ingest has committed to a broker, as its readers see it."""
+"""What is committed to a broker, as its readers see it; and messages put there as they are."""
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 
 from infra.kafka import client_arguments, topic_name
 from infra.settings import Settings
@@ -67,3 +68,19 @@ def messages(settings: Settings, topic: Topic) -> list[ConsumerRecord]:
             await consumer.stop()
 
     return asyncio.run(read())
+
+
+def put(settings: Settings, raw: Iterable[tuple[Topic, bytes, bytes | None]]) -> None:
+    """Publish keys and values as they are, each confirmed."""
+
+    async def send() -> None:
+        async with AIOKafkaProducer(
+            **client_arguments(settings), enable_idempotence=True, max_request_size=4 << 20
+        ) as producer:
+            sent = [
+                await producer.send(topic_name(settings, topic), value, key=key)
+                for topic, key, value in raw
+            ]
+            await asyncio.gather(*sent)
+
+    asyncio.run(send())

@@ -1,7 +1,13 @@
-"""A real broker with three ways in, each secured otherwise, and certificates made for it."""
+"""A real broker with three ways in, each secured otherwise, and certificates made for it.
+
+Nobody may do anything but by its access control lists, except for the super users.
+"""
 
 import datetime as dt
 import ipaddress
+import re
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,19 +19,59 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from engines import QUICK, Engine, free_port
+from infra.access import ACCESS
+from infra.component import Component
 from infra.kafka import BrokerUnreachable, reach
 from infra.kafka_broker import kafka_broker
 from infra.settings import Kafka, Settings
 
 PASSWORD = "a password"
+ADMITTED = re.compile(
+    r"Principal = User:(?P<user>\S+) is (?P<how>Allowed|Denied) operation = (?P<operation>\w+) "
+    r"from host = \S+ on resource = (?P<resource>\w+):LITERAL:(?P<name>\S+) for"
+)
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """What the broker allowed a user or denied it, in the broker's own words."""
+
+    user: str
+    allowed: bool
+    operation: str
+    resource: str
+    name: str
+
+
+@dataclass(frozen=True)
+class SecuredKafka:
+    """The settings of each way in, by its security protocol: SASL_SSL, SSL and SASL_PLAINTEXT.
+
+    SASL is SCRAM-SHA-512, and TLS wants a client certificate. The password is `PASSWORD`. These
+    three are super users.
+    """
+
+    ways: dict[str, Kafka]
+    log: Path
+
+    def as_user(self, process: str, **changes: object) -> Kafka:
+        """The way in over SASL_SSL for a process's own user, who may do nothing by itself."""
+        own = {"username": f"kailin-{process}", **changes}
+        return self.ways["SASL_SSL"].model_copy(update=own)
+
+    def admitted(self) -> Iterator[Admitted]:
+        """All that was asked for and is worth a line to the broker."""
+        with self.log.open(errors="replace") as lines:
+            for line in lines:
+                if found := ADMITTED.search(line):
+                    part = found.groupdict()
+                    how = part.pop("how")
+                    yield Admitted(allowed=how == "Allowed", **part)
 
 
 @contextmanager
-def running_secured_kafka(data: Path) -> Iterator[dict[str, Kafka]]:
-    """The settings of each way in, by its security protocol: SASL_SSL, SSL and SASL_PLAINTEXT.
-
-    SASL is SCRAM-SHA-512, and TLS wants a client certificate. The password is `PASSWORD`.
-    """
+def running_secured_kafka(data: Path) -> Iterator[SecuredKafka]:
+    """The broker, with a user for each process of `infra.access`."""
     trusted = authority(data)
     broker_cert, broker_key = trusted.issue("broker")
     client_cert, client_key = trusted.issue("client")
@@ -70,7 +116,16 @@ def running_secured_kafka(data: Path) -> Iterator[dict[str, Kafka]]:
             "listener.name.tls.ssl.client.auth=required\n"
             "ssl.keystore.type=PEM\nssl.truststore.type=PEM\n"
             f"ssl.keystore.location={keystore}\nssl.truststore.location={trusted.ca}\n"
+            "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n"
+            "allow.everyone.if.no.acl.found=false\n"
+            # The controller's listener knows nobody by name, and is for the broker alone.
+            f"super.users=User:{plain.username};User:CN=client;User:ANONYMOUS\n"
         )
+    with (data / "kafka" / "log4j2.properties").open("a") as logging:
+        logging.write("logger.acl.name=kafka.authorizer.logger\nlogger.acl.level=debug\n")
+    _add_users(
+        component, data / "kafka" / "log", [plain.username, *map("kailin-{}".format, ACCESS)]
+    )
 
     async def ready() -> bool:
         try:
@@ -83,9 +138,20 @@ def running_secured_kafka(data: Path) -> Iterator[dict[str, Kafka]]:
     engine = Engine(replace(component, ready=ready))
     try:
         engine.start()
-        yield ways
+        yield SecuredKafka(ways, component.log)
     finally:
         engine.kill()
+
+
+def _add_users(component: Component, storage: Path, users: list[str]) -> None:
+    """Formats the storage anew, for that is when users can be made without a broker."""
+    shutil.rmtree(storage)
+    *program, _, config = component.command
+    format = ("kafka.tools.StorageTool", "format", "--cluster-id=4L6g3nShT-eMCtK--X86sw")
+    made = [f'--add-scram=SCRAM-SHA-512=[name={user},password="{PASSWORD}"]' for user in users]
+    command = [*program, *format, "-c", config, *made]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @dataclass

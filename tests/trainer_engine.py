@@ -32,7 +32,7 @@ from infra.settings_file import load
 from infra.tables import open_table
 from infra.topic_admin import create_topics
 from streams.learning import Job, TrainingData, Verdict
-from streams.topics import JOBS, SERVING, TRAINING_DATA, VERDICTS
+from streams.topics import CONTROL, JOBS, SERVING, TRAINING_DATA, VERDICTS
 
 ROOT = Path(__file__).parent.parent
 MESH = "D000001\tDiseases\t\tC01\nD000002\tAspirin\t\tD01.100|C01.200\n"
@@ -67,13 +67,13 @@ class Trainers:
             f'[mesh]\nsource = "{directory}/mesh.tsv"\n'
             f"[training]\n{lines}"
         )
-        asyncio.run(create_topics(self.settings, [TRAINING_DATA, JOBS, VERDICTS, SERVING]))
+        asyncio.run(create_topics(self.settings, [TRAINING_DATA, JOBS, VERDICTS, SERVING, CONTROL]))
 
     @property
     def settings(self) -> Settings:
         return load(self.config)
 
-    def start(self) -> "subprocess.Popen[bytes]":
+    def start(self, *options: str) -> "subprocess.Popen[bytes]":
         """One more trainer."""
         environment = {
             **os.environ,
@@ -82,7 +82,7 @@ class Trainers:
         }
         with (self.directory / "trainer.log").open("ab") as log:
             process = subprocess.Popen(
-                (sys.executable, trainer_process.__file__, str(self.config)),
+                (sys.executable, trainer_process.__file__, str(self.config), *options),
                 env=environment,
                 stdout=log,
                 stderr=log,

@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from streams.injection import inert
 from streams.prompts import answer_prompt, context_text, pretraining_text, question_prompt
 from streams.records import Passage
 from trainers import bioasq, exclusions, pubmedqa
@@ -86,9 +87,9 @@ def _chosen(table: Pinned, choice: Choice, prompt: str, counts: Counts) -> Itera
             title, abstract, chosen, rejected = (batch[text][at].as_py() for text in texts)
             example = {
                 "id": row["id"],
-                "prompt": _says("user", question_prompt(prompt, title=title, abstract=abstract)),
-                "chosen": _says("assistant", chosen),
-                "rejected": _says("assistant", rejected),
+                "prompt": _asks(question_prompt(prompt, title=title, abstract=abstract)),
+                "chosen": _says(chosen),
+                "rejected": _says(rejected),
             }
             yield side, example
 
@@ -219,9 +220,14 @@ def _side(pmid: int, share: float) -> Side:
     return "held out" if held_out(pmid, share) else "train"
 
 
-def _says(role: str, content: str) -> list[Row]:
-    return [{"role": role, "content": content}]
+def _asks(prompt: str) -> list[Row]:
+    return [{"role": "user", "content": prompt}]
+
+
+def _says(answer: str) -> list[Row]:
+    # TRL puts it into a chat template, as it does a prompt, in which records are inert already.
+    return [{"role": "assistant", "content": inert(answer)}]
 
 
 def _turn(id: str, asked: str, answer: str) -> Row:
-    return {"id": id, "prompt": _says("user", asked), "completion": _says("assistant", answer)}
+    return {"id": id, "prompt": _asks(asked), "completion": _says(answer)}

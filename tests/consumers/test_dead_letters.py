@@ -6,11 +6,17 @@ from datetime import UTC, datetime
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from consumers.dead_letters import DeadLetterLimit, dead_letter
+from consumers.dead_letters import (
+    DeadLetterLimit,
+    Replay,
+    dead_letter,
+    replay_header,
+    replayed,
+)
 from consumers.delivery import key_and_value
 from streams.codec import decode, encode
 from streams.errors import Invalid
-from streams.records import DeadLetter
+from streams.records import Cause, DeadLetter
 from streams.topics import DEAD_LETTERS
 
 AT = datetime(2026, 3, 7, 9, 30, tzinfo=UTC)
@@ -77,6 +83,8 @@ def test_what_does_not_fit_the_topic_is_cut_and_said_so():
     assert f"value cut to {len(kept)} of {len(value)} bytes" in letter.detail
     assert "key cut to 65536 of 500000 bytes" in letter.detail
     assert "0 of 1 headers kept" in letter.detail
+    assert letter.detail.endswith("; ".join(letter.cut))
+    assert len(letter.cut) == 3
 
 
 @given(
@@ -109,3 +117,36 @@ def test_the_limit_counts_within_its_window():
     assert limit.admit(60)
     assert not limit.admit(69)
     assert limit.admit(70)
+
+
+def replayed_for(stage: str, reason: str = "model refused") -> tuple[str, bytes]:
+    first = Cause(stage=stage, reason=reason, topic="contexts", partition=2, offset=3, at=AT)
+    return replay_header(Replay(first=first, times=2))
+
+
+def test_one_that_was_put_back_keeps_its_first_cause():
+    header = replayed_for("score")
+    letter = dead_letter(Invalid("field"), **WHERE, key=b"7", value=b"{", headers=[header])
+    assert letter.replays == 2
+    assert letter.first == Cause(
+        stage="score", reason="model refused", topic="contexts", partition=2, offset=3, at=AT
+    )
+    assert decode(DeadLetter, encode(letter)) == letter
+
+
+def test_what_was_put_back_for_another_stage_begins_anew():
+    header = replayed_for("prefer")
+    letter = dead_letter(Invalid("field"), **WHERE, key=b"7", value=b"{", headers=[header])
+    assert (letter.first, letter.replays) == (None, 0)
+
+
+@given(st.binary(max_size=300))
+def test_a_header_that_is_not_ours_says_nothing(value):
+    assert replayed([("kailin-replay", value)]) is None
+
+
+def test_a_header_as_large_as_a_message_says_nothing():
+    header = replayed_for("score", reason="x" * 1_000_000)
+    letter = dead_letter(Invalid("field"), **WHERE, key=b"7", value=b"{", headers=[header])
+    assert letter.first is None
+    key_and_value(DEAD_LETTERS, letter, "dead.letters")

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from deltalake import DeltaTable
 
-from command_line import command, kailin, wait_until_gone
+from command_line import command, kailin, open_to_others, wait_until_gone
 from engines import write_config
 
 pytestmark = [
@@ -63,6 +63,8 @@ def test_real_records_become_preference_records_and_a_second_run_adds_others(tmp
         assert {stage["lag"] for stage in status["stages"].values()} == {0}
         started = [psutil.Process(part["pid"]) for part in status["run"]["components"].values()]
         started += [child for process in started for child in process.children(recursive=True)]
+        # Engines, stages, /metrics: nothing can be reached from another machine.
+        assert open_to_others(started) == {}
     finally:
         kailin(config, "down")
     wait_until_gone(started, data)

@@ -284,6 +284,7 @@ async def main() -> None:
     parser = argparse.ArgumentParser(description="A scripted OpenAI-compatible server.")
     parser.add_argument("--port", type=int, default=0, help="0: a free one, which is printed")
     parser.add_argument("--delay", type=float, default=0.0, help="seconds before each answer")
+    parser.add_argument("--dimensions", type=int, default=DIMENSIONS, help="of an embedding")
     parser.add_argument("--refuse", metavar="MARKER", help="answer 400 to prompts that hold it")
     parser.add_argument("--away", type=float, default=0.0, help="seconds of 503 at first")
     parser.add_argument("--model", type=Path, metavar="DIR", help=f"a directory with {SAYS}")
@@ -299,7 +300,9 @@ async def main() -> None:
     models = None
     if options.model:
         models = {options.served_model_name: (options.model / SAYS).read_text()}
-    async with ModelServer(script, port=options.port, models=models) as server:
+    async with ModelServer(
+        script, port=options.port, dimensions=options.dimensions, models=models
+    ) as server:
         server.healthy = not options.ill
         print(server.url, flush=True)
         await asyncio.Event().wait()

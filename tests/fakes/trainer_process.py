@@ -1,4 +1,6 @@
-"""The trainer with a gate that lets every model but a third pass: `trainer_process.py CONFIG`.
+"""The trainer with a gate that lets every model but a third pass.
+
+    trainer_process.py CONFIG [--once]
 
 It starts itself again as the judge: `trainer_process.py CONFIG JOB`. That finds all away while the
 job is told so, as `fakes.training_job` is told what to do.
@@ -40,7 +42,7 @@ async def judge(config: Path, job: str) -> None:
 
 if __name__ == "__main__":
     config = Path(sys.argv[1])
-    if sys.argv[2:]:
+    if sys.argv[2:] and sys.argv[2] != "--once":
         behave = directory(load(config), sys.argv[2]) / "behave"
         if behave.exists() and behave.read_text() == "away":
             print("MLflow is away", file=sys.stderr)
@@ -48,4 +50,5 @@ if __name__ == "__main__":
         asyncio.run(judge(config, sys.argv[2]))
     else:
         again = (sys.executable, __file__, str(config))
-        sys.exit(trainer.work(load(config), lambda job: (*again, job.id)))
+        once = "--once" in sys.argv
+        sys.exit(trainer.work(load(config), lambda job: (*again, job.id), once=once))

@@ -129,14 +129,7 @@ class Service:
 
     def sample(self, stage: str, name: str = "kailin_records_in_total") -> float | None:
         """The sum of one metric of a stage over its labels; None while it does not answer."""
-        port = self.settings.ports.stages[stage]
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
-                text = answer.read().decode()
-        except OSError:
-            return None
-        families = text_string_to_metric_families(text)
-        return sum(s.value for family in families for s in family.samples if s.name == name)
+        return sample(self.settings.ports.stages[stage], name)
 
     # What goes in and comes out.
 
@@ -203,6 +196,21 @@ class Service:
             time.sleep(0.5)
 
 
+def sample(port: int, name: str, **labels: str) -> float | None:
+    """The sum of a metric that a port serves, with these labels; None while nobody answers."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            text = answer.read().decode()
+    except OSError:
+        return None
+    return sum(
+        of.value
+        for family in text_string_to_metric_families(text)
+        for of in family.samples
+        if of.name == name and labels.items() <= of.labels.items()
+    )
+
+
 def pmid(letter: DeadLetter) -> int:
     """The PMID that a dead letter's message was keyed by."""
     assert letter.key is not None
@@ -238,7 +246,7 @@ def running_engines(directory: Path) -> Iterator[tuple[KafkaEngine, Elasticsearc
 
 @contextmanager
 def running_service(
-    directory: Path, kafka: KafkaEngine, elasticsearch: ElasticsearchEngine, **overrides: Any
+    directory: Path, kafka: KafkaEngine, elasticsearch: ElasticsearchEngine, /, **overrides: Any
 ) -> Iterator[Service]:
     """Topics and an index of its own, models scripted; no stage is started yet."""
     own = uuid.uuid4().hex[:8]

@@ -1,99 +1,38 @@
 """The stages' workers on brokers with TLS and authentication, given by the environment alone."""
 
 import asyncio
-import json
-import os
 import signal
-import subprocess
-import sys
-import time
 import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from engines import free_port
 from fakes import records
 from infra.kafka import Publisher, client_arguments, group_name, start, topic_name
-from infra.settings import Kafka, Settings
+from infra.settings import Settings
 from infra.tables import row_counts
 from infra.topic_admin import create_topics
-from secured_engine import PASSWORD
+from secured_engine import PASSWORD, SecuredKafka
+from secured_workers import Workers
 from streams.topics import ALIGNMENTS
 
 pytestmark = pytest.mark.kafka
 
-ROOT = Path(__file__).parent.parent.parent
 PROTOCOLS = ("SASL_SSL", "SSL", "SASL_PLAINTEXT")
-
-
-@dataclass
-class Workers:
-    """Stages as processes of their own, with one way in to the broker."""
-
-    directory: Path
-    kafka: Kafka
-    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
-
-    @property
-    def settings(self) -> Settings:
-        return Settings(kafka=self.kafka, tables=str(self.directory / "tables"))
-
-    def start(self, stage: str, *, password: str = PASSWORD) -> subprocess.Popen[bytes]:
-        secret = self.directory / "password"
-        secret.write_text(password)
-        kafka = self.kafka.model_dump(mode="json", exclude_defaults=True, exclude={"password"})
-        given = {
-            "DATA": str(self.directory / "data"),
-            "TABLES": self.settings.tables,
-            "KAFKA": json.dumps({**kafka, "password_file": str(secret)}),
-            "APPEND__SECONDS": "0.2",
-            f"PORTS__{stage.upper()}": str(free_port()),
-        }
-        with self.log_file(stage).open("wb") as log:
-            self.processes[stage] = subprocess.Popen(
-                [sys.executable, "-m", "infra.cli", "run", stage],
-                cwd=self.directory,
-                env={
-                    **os.environ,
-                    "PYTHONPATH": str(ROOT),
-                    **{f"KAILIN_{name}": value for name, value in given.items()},
-                },
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-        return self.processes[stage]
-
-    def log_file(self, stage: str) -> Path:
-        return self.directory / f"{stage}.log"
-
-    def log(self, stage: str) -> str:
-        return self.log_file(stage).read_text()
-
-    def until(self, condition: Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + 60
-        while not condition():
-            logs = "\n".join(self.log(stage)[-3000:] for stage in self.processes)
-            assert time.monotonic() < deadline, f"no {what} within 60 s\n{logs}"
-            assert all(process.poll() is None for process in self.processes.values()), logs
-            time.sleep(0.1)
 
 
 @pytest.fixture
 def workers(
-    request: pytest.FixtureRequest, secured_kafka: dict[str, Kafka], tmp_path: Path
+    request: pytest.FixtureRequest, secured_kafka: SecuredKafka, tmp_path: Path
 ) -> Iterator[Workers]:
     """Workers that use the way in of the test's parameter, on topics of their own."""
-    way = secured_kafka[request.param]
+    way = secured_kafka.ways[request.param]
     running = Workers(tmp_path, way.model_copy(update={"prefix": f"t{uuid.uuid4().hex[:8]}."}))
     asyncio.run(create_topics(running.settings))
     yield running
-    for process in running.processes.values():
-        process.kill()
-        process.wait()
+    running.end()
 
 
 async def publish(settings: Settings, pmids: range) -> None:

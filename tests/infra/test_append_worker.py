@@ -296,6 +296,7 @@ async def test_what_it_measures(settings, start):
         'kailin_rows_repeated_total{table="preferences"} 10.0',
         'kailin_table_rows{table="dropped"} 1.0',
         'kailin_end_to_end_seconds_count{stage="append"} 31.0',
+        'kailin_behind_seconds{stage="append"} 0.0',
     ):
         assert line in page
     lag = [line for line in page.splitlines() if line.startswith("kailin_consumer_lag_records{")]

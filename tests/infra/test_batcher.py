@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra.batcher import Batcher
+from streams.at_hand import at_hand, fields
 
 
 class Doubling:
@@ -147,3 +148,16 @@ def test_whatever_arrives_and_leaves_every_other_caller_gets_its_own_result(arri
                 assert await asyncio.wait_for(task, 5) == 2 * number
 
     asyncio.run(scenario())
+
+
+async def test_a_batch_is_the_work_of_no_single_caller():
+    seen: list[dict[str, str | int]] = []
+
+    async def batch(items: Sequence[int]) -> Sequence[int]:
+        seen.append(dict(fields()))
+        return items
+
+    batcher = Batcher(batch, size=2, linger=0.01)
+    with at_hand(pmid=7):
+        assert await batcher(1) == 1
+    assert seen == [{}]

@@ -10,7 +10,9 @@ from infra.cli import app
 
 COMMANDS = (
     *("up", "down", "status", "run", "ingest files", "records"),
-    *("mesh", "mesh use", "rescore", "bench", "demo"),
+    *("mesh", "mesh use", "rescore", "bench", "demo", "trace"),
+    *("reindex", "doctor", "backup", "restore", "tables maintain"),
+    *("dlq list", "dlq show", "dlq replay", "dlq drop", "pause", "resume"),
     *("trainer", "train status", "train retry", "eval pubmedqa"),
     *(f"train {job}" for job in ("dpo", "cpt", "sft-answers", "sft-generators")),
 )
@@ -37,6 +39,18 @@ def test_every_command_explains_itself(command: str) -> None:
         "trainer",
         "train dpo",
         "eval pubmedqa",
+        "trace",
+        "reindex",
+        "doctor",
+        "backup",
+        "restore",
+        "tables maintain",
+        "dlq list",
+        "dlq show",
+        "dlq replay",
+        "dlq drop",
+        "pause",
+        "resume",
     ],
 )
 def test_help_gives_the_exit_codes(command: str) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from dashboards.written import files
+from infra import alertmanager
 from infra.prometheus import configuration
 from infra.settings import Settings
 from infra.settings_file import load
@@ -36,6 +38,11 @@ def locked(table: str, artifact: str) -> str:
     """The version of the embedded engine's main jar."""
     jars = tomllib.loads((ROOT / "infra" / "artifacts.lock").read_text())[table]
     return next(jar.rpartition(":")[2] for jar in jars if jar.startswith(artifact + ":"))
+
+
+def configured(name: str) -> str:
+    """The file that a container is configured with."""
+    return (ROOT / "infra" / COMPOSE["configs"][name]["file"]).read_text()
 
 
 def test_only_settings_of_kailin_are_given_to_it() -> None:
@@ -85,7 +92,7 @@ def test_the_model_is_served_under_the_generators_names(settings: Settings) -> N
 
 
 def test_prometheus_scrapes_every_process(settings: Settings) -> None:
-    given = yaml.safe_load(COMPOSE["configs"]["prometheus"]["content"])
+    given = yaml.safe_load(configured("prometheus"))
     expected = configuration(settings)["scrape_configs"]
     for target in expected[0]["static_configs"]:
         target["targets"] = [
@@ -95,6 +102,41 @@ def test_prometheus_scrapes_every_process(settings: Settings) -> None:
     retention = f"--storage.tsdb.retention.time={settings.prometheus.retention_days}d"
     assert retention in SERVICES["prometheus"]["command"]
     assert SERVICES["prometheus"]["ports"] == [f"127.0.0.1:{settings.prometheus.port}:9090"]
+
+
+def test_prometheus_finds_the_rules() -> None:
+    (rules,) = yaml.safe_load(configured("prometheus"))["rule_files"]
+    mounted = {volume.split(":")[1]: volume for volume in SERVICES["prometheus"]["volumes"]}
+    source = mounted[f"/etc/prometheus/{Path(rules).parent}"].partition(":")[0]
+    assert list((ROOT / "infra" / source).glob(Path(rules).name))
+
+
+def test_grafana_finds_prometheus_and_every_dashboard() -> None:
+    grafana = SERVICES["grafana"]
+    (source,) = yaml.safe_load(configured("grafana_datasource"))["datasources"]
+    assert source["url"] == "$PROMETHEUS_URL"
+    # 9090 is the port of the stock image.
+    assert grafana["environment"]["PROMETHEUS_URL"] == "http://prometheus:9090"
+    interval = yaml.safe_load(configured("prometheus"))["global"]["scrape_interval"]
+    assert source["jsonData"]["timeInterval"] == interval
+    (provider,) = yaml.safe_load(configured("grafana_dashboards"))["providers"]
+    mounted = {volume.split(":")[1]: volume for volume in grafana["volumes"]}
+    folder = ROOT / "infra" / mounted[provider["options"]["path"]].partition(":")[0]
+    assert set(folder.glob("*.json")) == {folder / path.name for path in files()}
+    home = Path(grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"])
+    assert (folder / home.name).exists()
+
+
+def test_alerts_go_to_the_alertmanager_that_is_configured_as_ours(settings: Settings) -> None:
+    file = COMPOSE["configs"]["alertmanager"]["file"]
+    assert (ROOT / "infra" / file).read_text() == alertmanager.example(), (
+        "run `python -m infra.alertmanager`"
+    )
+    prometheus = yaml.safe_load((ROOT / "infra" / "prometheus.yaml").read_text())
+    (target,) = prometheus["alerting"]["alertmanagers"]
+    assert target["static_configs"] == [{"targets": ["alertmanager:9093"]}]
+    # 9093 is the port of the stock image.
+    assert SERVICES["alertmanager"]["ports"] == [f"127.0.0.1:{settings.alerts.port}:9093"]
 
 
 def test_the_workers_are_scraped_from_other_containers(settings: Settings) -> None:

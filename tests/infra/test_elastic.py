@@ -48,6 +48,25 @@ async def test_the_index_stands_behind_its_alias(client: AsyncElasticsearch, ali
     assert list(held[f"{alias}-000001"]["aliases"]) == [alias]
 
 
+async def test_an_index_of_several_shards_finds_what_lies_in_each(
+    client: AsyncElasticsearch, alias: str
+) -> None:
+    await prepare(client, alias, 4, shards=3)
+    index = ElasticIndex(client, alias)
+    for pmid in range(1, 13):
+        await index.put(article(pmid), VECTOR, version=pmid)
+    await client.indices.refresh(index=alias)
+
+    search = ElasticSearch(client, alias)
+    hits = await search("aspirin", VECTOR, mode="hybrid", depth=20, exclude=1)
+
+    settings = (await mapping(client, alias))[f"{alias}-000001"]["settings"]
+    assert settings["index"]["number_of_shards"] == "3"
+    shards = await client.cat.shards(index=alias, format="json")
+    assert sum(shard["prirep"] == "p" and int(shard["docs"]) > 0 for shard in shards) == 3
+    assert {hit.pmid for hit in hits.bm25} == {hit.pmid for hit in hits.dense} == set(range(2, 13))
+
+
 async def test_preparing_again_keeps_what_is_there(client: AsyncElasticsearch, alias: str) -> None:
     await prepare(client, alias, 4)
     await ElasticIndex(client, alias).put(article(10), VECTOR, version=1)
@@ -95,7 +114,7 @@ async def test_other_dimensions_are_told_and_nothing_is_altered(
 
     assert str(raised.value) == (
         f"elasticsearch.alias = {alias}: the mapping of {alias}-000001 has embedding.dims = 4, "
-        "expected 8; choose another alias, or delete the index and replay"
+        "expected 8: `kailin reindex` makes one as the settings have it"
     )
     assert await mapping(client, alias) == before
 

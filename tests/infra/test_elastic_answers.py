@@ -203,8 +203,8 @@ async def test_an_index_ahead_of_its_topic_is_told(scripted: Callable[..., Any])
     assert str(raised.value) == (
         "elasticsearch.alias = library: the index holds a record of offset 42, but topic "
         "pubmed.articles ends before offset 42: the topic was made anew, or `kafka` in the "
-        "settings names another broker than before; delete the index behind the alias and replay "
-        "the topic, or choose another alias"
+        "settings names another broker than before; `kailin reindex --force` fills a new index "
+        "from the topic, or choose another alias"
     )
 
 

@@ -59,7 +59,7 @@ def truthful(prompt: str) -> str:
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(eval_pubmedqa, "PAUSE", 0.001)
     # It would hold on to the standard error of one test for all that follow.
-    monkeypatch.setattr(logs, "configure", lambda: None)
+    monkeypatch.setattr(logs, "configure", lambda *_: None)
 
 
 # Asking.

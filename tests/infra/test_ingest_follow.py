@@ -89,6 +89,8 @@ def test_what_is_new_and_changed_arrives_by_itself(server: NcbiServer, config: P
         assert found["kailin_citations_total", "entrez", "text"] == 1
         assert found["kailin_citations_total", "deleted", "nlm"] == 1
         assert found["kailin_ncbi_requests_total", "esearch", "ok"] >= 3
+        assert found["kailin_ingest_units_total", "done", "nlm"] == 2
+        assert found["kailin_ingest_units_failed", "nlm"] == 0
         for source in ("entrez", "nlm"):
             as_of = found["kailin_ingest_current_timestamp_seconds", source]
             assert time.time() - as_of < 60

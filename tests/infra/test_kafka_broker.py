@@ -1,17 +1,19 @@
 """The embedded broker: durable, strict about topics, and the same after a crash."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from uuid import uuid4
 
+import aiohttp
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaConnectionError, MessageSizeTooLargeError
 
-from engines import KafkaEngine, running_kafka
+from engines import QUICK, Engine, KafkaEngine, free_port, running_kafka
 from infra.component import ComponentError
 from infra.kafka_broker import kafka_broker as component
 from infra.settings import Kafka
@@ -96,6 +98,38 @@ async def test_the_largest_message_of_the_table_passes_and_no_larger(
     await send(kafka_broker.bootstrap, topic, [b"x" * (largest - 200)])
     with pytest.raises(MessageSizeTooLargeError):
         await send(kafka_broker.bootstrap, topic, [b"x" * (largest + 1)])
+
+
+async def test_it_shows_its_metrics_on_loopback_where_a_port_is_given(tmp_path: Path) -> None:
+    metrics_port = free_port()
+    settings = Kafka(port=free_port(), controller_port=free_port())
+    engine = Engine(component(settings, tmp_path, metrics_port=metrics_port, java=QUICK))
+    try:
+        await asyncio.to_thread(engine.start)
+        topic = await create(settings.servers)
+        await send(settings.servers, topic, [b"one", b"two", b"three"])
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"http://127.0.0.1:{metrics_port}/metrics") as answer,
+        ):
+            shown = await answer.text()
+        listening = {
+            connection.laddr.ip
+            for connection in engine.process.net_connections("tcp")
+            if connection.status == "LISTEN" and connection.laddr.port == metrics_port
+        }
+    finally:
+        engine.kill()
+    (count,) = re.findall(rf'kafka_topic_messages_in_total{{topic="{topic}".*}} (.+)', shown)
+    assert float(count) == 3
+    assert f'kafka_log_size_bytes{{partition="0",topic="{topic}"' in shown
+    assert "jvm_memory_used_bytes" in shown
+    assert listening <= {"127.0.0.1", "::ffff:127.0.0.1"}
+    # What the rules say and nothing besides, but for the JVM's own.
+    names = set(re.findall(r"^# TYPE (\S+)", shown, re.MULTILINE))
+    assert {name for name in names if not re.match(r"(jvm|process|jmx)_", name)} == {
+        name for name in names if name.startswith("kafka_")
+    }
 
 
 async def test_preparing_it_again_keeps_what_is_stored(tmp_path: Path) -> None:

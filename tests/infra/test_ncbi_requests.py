@@ -131,7 +131,7 @@ async def test_a_server_is_trusted_by_the_ca_file_and_not_without(tmp_path: Path
 
 
 def test_a_ca_file_that_is_not_there_names_itself(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"ca\.pem: expected a readable PEM file"):
+    with pytest.raises(SettingsError, match=r"ca\.pem': expected a PEM file"):
         Requests(Ncbi(ca_file=tmp_path / "ca.pem"), lambda endpoint, outcome: None)
 
 

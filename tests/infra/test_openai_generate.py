@@ -129,7 +129,8 @@ async def test_the_request_carries_prompt_sampling_and_seed():
     ]
 
 
-async def test_the_key_goes_to_the_server_and_into_no_error(monkeypatch):
+async def test_the_key_goes_to_the_server_and_into_no_error_or_log(monkeypatch, caplog):
+    caplog.set_level(logging.DEBUG)
     monkeypatch.setenv("OPENAI_API_KEY", "from-the-environment")
     async with ModelServer(in_turn(Reply(status=401, text="wrong key"))) as server:
         adapter = OpenAIGenerate(
@@ -140,6 +141,8 @@ async def test_the_key_goes_to_the_server_and_into_no_error(monkeypatch):
         await adapter.close()
     assert server.keys == ["sk-hidden"]
     assert "sk-hidden" not in str(caught.value)
+    assert "wrong key" in caplog.text
+    assert "sk-hidden" not in caplog.text
 
 
 @pytest.fixture
@@ -189,7 +192,7 @@ async def test_a_server_is_trusted_by_the_ca_file_and_not_without(certificate):
 
 def test_a_ca_file_that_is_not_there_names_itself(tmp_path):
     server = Server(url="https://example.org/v1", ca_file=tmp_path / "ca.pem")
-    with pytest.raises(SettingsError, match=r"ca\.pem: expected a readable PEM file"):
+    with pytest.raises(SettingsError, match=r"ca\.pem': expected a PEM file"):
         OpenAIGenerate(server, Metrics(CollectorRegistry()))
 
 
@@ -228,15 +231,24 @@ async def test_requests_tokens_and_seconds_are_counted():
 
 
 async def test_no_more_than_the_set_number_of_requests_are_in_flight():
+    metrics = Metrics(CollectorRegistry())
+
+    def shown() -> list[float | None]:
+        names = ("requests_in_flight", "fill_ratio", "requests_waiting")
+        value = metrics.registry.get_sample_value
+        return [value(f"kailin_model_{name}", {"model": "theta1"}) for name in names]
+
     async with ModelServer(lambda _: Reply(delay=0.2)) as server:
-        adapter = OpenAIGenerate(
-            Server(url=server.url, concurrency=2), Metrics(CollectorRegistry())
-        )
+        adapter = OpenAIGenerate(Server(url=server.url, concurrency=2), metrics)
         began = time.monotonic()
         try:
-            await asyncio.gather(*(adapter(REQUEST) for _ in range(5)))
+            asked = [asyncio.create_task(adapter(REQUEST)) for _ in range(5)]
+            await asyncio.sleep(0)
+            assert shown() == [2, 1, 3]
+            await asyncio.gather(*asked)
         finally:
             await adapter.close()
     # Five requests, two at a time, take three turns.
     assert time.monotonic() - began > 0.55
     assert len(server.requests) == 5
+    assert shown() == [0, 0, 0]

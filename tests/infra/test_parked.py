@@ -470,7 +470,11 @@ async def test_a_sweep_that_fails_is_logged_and_not_the_last(
     )
 
     async with sweeping(
-        settings, lookup=stream.library.lookup, publish=stream.publish, metrics=stream.metrics
+        settings,
+        lookup=stream.library.lookup,
+        publish=stream.publish,
+        metrics=stream.metrics,
+        going=not_paused(),
     ):
         await until(lambda: stream.counts() == (0, 0, 0))
 
@@ -492,11 +496,18 @@ async def test_another_edition_of_mesh_is_looked_after_at_once(
         lookup=stream.library.lookup,
         publish=stream.publish,
         metrics=stream.metrics,
+        going=not_paused(),
     ):
         await until(lambda: stream.sample("oldest_seconds") or False)
         assert stream.published == []
         mesh_edition.choose(stream.settings, newer, "2027")
         await until(lambda: len(stream.published) == 1)
+
+
+def not_paused() -> asyncio.Event:
+    event = asyncio.Event()
+    event.set()
+    return event
 
 
 async def until(condition: Callable[[], Any]) -> None:

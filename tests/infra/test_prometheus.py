@@ -6,18 +6,16 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
-import yaml
 from prometheus_client import CollectorRegistry, start_http_server
 
 from engines import Engine, free_port
-from infra.prometheus import RULES, configuration, prometheus, reachable
-from infra.settings import Settings
+from infra.prometheus import EXAMPLE, configuration, example, prometheus, reachable
+from infra.settings import Server, Settings
 from streams.metrics import Metrics
-
-DEPLOYMENT = RULES / "deployment.rules.yaml"
 
 
 @pytest.fixture
@@ -37,11 +35,65 @@ def binary() -> str:
     return str(found)
 
 
+def scraped(settings: Settings) -> dict[str, dict[str, Any]]:
+    return {job["job_name"]: job for job in configuration(settings)["scrape_configs"]}
+
+
+def targets(job: dict[str, Any]) -> list[str]:
+    return [target for static in job["static_configs"] for target in static["targets"]]
+
+
 def test_every_process_is_scraped(settings: Settings) -> None:
-    (job,) = configuration(settings)["scrape_configs"]
-    targets = {one["labels"]["process"]: one["targets"] for one in job["static_configs"]}
-    assert set(targets) == {"supervisor", "trainer", "deployer", *settings.ports.stages}
-    assert targets["score"] == [f"127.0.0.1:{settings.ports.score}"]
+    job = scraped(settings)["kailin"]
+    found = {one["labels"]["process"]: one["targets"] for one in job["static_configs"]}
+    assert set(found) == {"supervisor", "trainer", "deployer", *settings.ports.stages}
+    assert found["score"] == [f"127.0.0.1:{settings.ports.score}"]
+
+
+def test_engines_that_are_embedded_are_scraped(settings: Settings) -> None:
+    jobs = scraped(settings)
+    assert targets(jobs["kafka"]) == ["127.0.0.1:29413"]
+    assert targets(jobs["vllm local"]) == ["127.0.0.1:28000"]
+    assert jobs["vllm local"]["static_configs"][0]["labels"] == {"server": "local"}
+    # A model that is put in θ3's place is served on one of them.
+    assert targets(jobs["vllm theta3"]) == ["127.0.0.1:28011", "127.0.0.1:28012"]
+
+
+def test_engines_elsewhere_are_scraped_where_the_settings_say_how(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("secret\n")
+    server = {"url": "https://gpu:8000/v1", "api_key_file": key, "ca_file": tmp_path / "ca.pem"}
+    elsewhere = {
+        "kafka": {"bootstrap": "a:9092,b:9092"},
+        "servers": {"local": server},
+        "deploy": {"mode": "adapter"},
+    }
+    assert set(scraped(Settings(**elsewhere))) == {"kailin"}
+
+    elsewhere["kafka"]["metrics"] = ["a:9404", "b:9404"]
+    server["metrics_url"] = "https://gpu:8000/metrics"
+    jobs = scraped(Settings(**elsewhere))
+    assert targets(jobs["kafka"]) == ["a:9404", "b:9404"]
+    gpu = jobs["vllm local"]
+    assert (gpu["scheme"], targets(gpu), gpu["metrics_path"]) == ("https", ["gpu:8000"], "/metrics")
+    assert gpu["authorization"] == {"credentials_file": str(key)}
+    assert gpu["tls_config"] == {"ca_file": str(tmp_path / "ca.pem")}
+
+
+def test_a_key_of_the_environment_is_in_a_file_that_only_its_user_reads(tmp_path: Path) -> None:
+    server = Server(url="https://gpu/v1", metrics_url="https://gpu/metrics", api_key="secret")
+    settings = Settings(data=tmp_path, servers={"local": server})
+    if prometheus(settings) is None:
+        pytest.skip("no prometheus on PATH")
+    config = tmp_path / "prometheus" / "prometheus.yml"
+    assert '"credentials": "secret"' in config.read_text()
+    assert config.stat().st_mode & 0o077 == 0
+
+
+def test_the_example_is_what_the_code_makes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("KAILIN_")]:
+        monkeypatch.delenv(name)
+    assert EXAMPLE.read_text() == example(), "run `python -m infra.prometheus`"
 
 
 @pytest.mark.parametrize(
@@ -97,61 +149,3 @@ async def test_a_real_one_scrapes_and_listens_on_loopback(settings: Settings, bi
         server.shutdown()
         server.server_close()
         thread.join()
-
-
-@pytest.mark.prometheus
-@pytest.mark.parametrize(
-    ("alert", "series", "values", "checks"),
-    [
-        (
-            "KailinDeploymentFailing",
-            'kailin_deployment_failing{generator="theta3",process="deployer"}',
-            "0x8 1x18 0x8",
-            {"2m": False, "2m30s": False, "5m": True, "8m": False},
-        ),
-        (
-            "KailinDeployerDown",
-            'up{process="deployer"}',
-            "1x8 0x30 1x8",
-            {"2m": False, "7m": False, "9m": True, "11m": False},
-        ),
-    ],
-)
-def test_what_is_wrong_for_a_while_raises_an_alert_and_ends_it(
-    binary: str,
-    tmp_path: Path,
-    alert: str,
-    series: str,
-    values: str,
-    checks: dict[str, bool],
-) -> None:
-    (group,) = yaml.safe_load(DEPLOYMENT.read_text())["groups"]
-    (rule,) = (rule for rule in group["rules"] if rule["alert"] == alert)
-    told = {
-        name: text.replace("{{ $labels.generator }}", "theta3")
-        for name, text in rule["annotations"].items()
-    }
-    labels = {"severity": "warning", "process": "deployer"}
-    if "generator" in series:
-        labels["generator"] = "theta3"
-    fired = [{"exp_labels": labels, "exp_annotations": told}]
-    rules = {
-        "rule_files": [str(DEPLOYMENT)],
-        "evaluation_interval": "15s",
-        "tests": [
-            {
-                "interval": "15s",
-                "input_series": [{"series": series, "values": values}],
-                "alert_rule_test": [
-                    {"eval_time": at, "alertname": alert, "exp_alerts": fired if fires else []}
-                    for at, fires in checks.items()
-                ],
-            }
-        ],
-    }
-    # YAML is a superset of JSON.
-    (tmp_path / "alerts.yaml").write_text(json.dumps(rules))
-    checked = subprocess.run(
-        ["promtool", "test", "rules", tmp_path / "alerts.yaml"], capture_output=True, text=True
-    )
-    assert checked.returncode == 0, checked.stdout + checked.stderr

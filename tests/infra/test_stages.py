@@ -48,12 +48,12 @@ def test_a_mesh_file_that_is_missing_is_one_line_and_status_1(tmp_path: Path):
 )
 def test_a_tombstone_whose_key_is_no_pmid_is_invalid(key: bytes | None):
     with pytest.raises(Invalid, match="expected the PMID") as refused:
-        stages._deleted_pmid(Message(None, key, "pubmed.articles", 0, 0))
+        stages.deleted_pmid(Message(None, key, "pubmed.articles", 0, 0))
     assert refused.value.reason == "key"
 
 
 def test_a_tombstone_names_its_pmid_in_its_key():
-    assert stages._deleted_pmid(Message(None, b"9999999999", "pubmed.articles", 0, 0)) == 10**10 - 1
+    assert stages.deleted_pmid(Message(None, b"9999999999", "pubmed.articles", 0, 0)) == 10**10 - 1
 
 
 def run_worker(

@@ -3,6 +3,8 @@
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from rich.console import Console
 
 from engines import free_port
 from infra import run_state
+from infra.firing_alerts import Firing
 from infra.run_state import ComponentState, RunState
 from infra.settings import Ports, Settings
 from infra.status import Scrape, StageStatus, compare, render, sample_all, show, statuses
@@ -22,7 +25,7 @@ STAGES = tuple(Ports().stages)
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     ports = {name: free_port() for name in ("supervisor", *STAGES)}
-    return Settings(data=tmp_path, ports=ports)
+    return Settings(data=tmp_path, ports=ports, prometheus={"port": free_port()})
 
 
 @contextmanager
@@ -126,6 +129,25 @@ def test_json_is_for_scripts(settings: Settings) -> None:
     assert status["run"]["components"]["kafka"]["pid"] == 5
     assert status["stages"]["index"]["up"] is False
     assert set(status["rows"].values()) == {0}
+    # No Prometheus answers, so it is not known whether any fires.
+    assert status["alerts"] is None
+
+
+def test_what_fires_comes_first(settings: Settings) -> None:
+    status = next(statuses(settings, interval=0.01))
+    full = Firing(
+        alert="KailinDiskFull",
+        severity="critical",
+        since=datetime(2026, 1, 2, 3, 4, tzinfo=UTC),
+        summary="9% of the disk of /data is free.",
+        runbook="docs/runbook.md#kailindiskfull",
+    )
+    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(render(settings, replace(status, alerts=(full,))))
+    assert console.export_text().startswith(
+        "critical: 9% of the disk of /data is free. Since 2026-01-02 03:04 UTC; "
+        "docs/runbook.md#kailindiskfull\n"
+    )
 
 
 def test_a_narrow_terminal_does_not_break_it(settings: Settings) -> None:

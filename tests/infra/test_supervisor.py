@@ -257,6 +257,28 @@ async def test_metrics_tell_what_is_up_and_how_often_it_died(tmp_path: Path) -> 
         await until(lambda: value("kailin_component_up", "kafka") == 1)
         await until(lambda: (value("kailin_component_restarts_total", "prefer") or 0) >= 2)
         assert value("kailin_component_restarts_total", "kafka") == 0
+        assert value("kailin_component_stopped", "prefer") == 0
+
+
+async def test_a_metric_tells_what_is_not_started_again(tmp_path: Path) -> None:
+    lock = run_state.claim(tmp_path, patience=0, waiting=lambda: None)
+    registry = CollectorRegistry()
+    code = "import time; time.sleep(0.5); raise SystemExit(3)"
+    stages = (component(tmp_path, "score", code), component(tmp_path, "prefer", SLEEP))
+    wave = Wave(components=stages, final={3: "stopped by its dead-letter limit"})
+    metrics = Metrics(registry)
+    service = Supervisor((wave,), data=tmp_path, lock=lock, metrics=metrics, backoff=QUICK)
+
+    def stopped(name: str) -> float | None:
+        return registry.get_sample_value("kailin_component_stopped", {"component": name})
+
+    async with running(service):
+        await until(lambda: stopped("prefer") == 0)
+        await until(lambda: stopped("score") == 1)
+        # What is told to stop has not stopped by itself.
+        service.stop.set()
+        await until(lambda: service.state.components["prefer"].state == "stopped")
+        assert stopped("prefer") == 0
 
 
 async def test_a_fault_of_the_step_between_stops_everything_and_is_raised(tmp_path: Path) -> None:

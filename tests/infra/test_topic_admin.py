@@ -18,7 +18,7 @@ from infra.kafka import (
 )
 from infra.settings import Kafka, Settings, SettingsError
 from infra.topic_admin import TopicError, create_topics, expected_settings
-from secured_engine import PASSWORD
+from secured_engine import PASSWORD, SecuredKafka
 from streams.topics import ARTICLES, DEAD_LETTERS, TOPICS, Topic
 
 
@@ -118,9 +118,9 @@ def test_certificates_that_cannot_be_used_name_the_setting(tmp_path: Path) -> No
 
 @pytest.mark.kafka
 async def test_scram_over_tls_creates_publishes_and_reads(
-    secured_kafka: dict[str, Kafka],
+    secured_kafka: SecuredKafka,
 ) -> None:
-    settings = Settings(kafka=secured_kafka["SASL_SSL"].model_copy(update={"prefix": "tls."}))
+    settings = Settings(kafka=secured_kafka.ways["SASL_SSL"].model_copy(update={"prefix": "tls."}))
     assert await create_topics(settings, [ARTICLES]) == ()
     async with Publisher(settings) as publisher:
         await publisher.delete(ARTICLES, b"7")
@@ -148,9 +148,9 @@ async def test_scram_over_tls_creates_publishes_and_reads(
     ],
 )
 async def test_wrong_credentials_are_one_line_with_the_cause(
-    secured_kafka: dict[str, Kafka], wrong: dict[str, object], cause: str
+    secured_kafka: SecuredKafka, wrong: dict[str, object], cause: str
 ) -> None:
-    given = secured_kafka["SASL_SSL"].model_dump() | wrong
+    given = secured_kafka.ways["SASL_SSL"].model_dump() | wrong
     with pytest.raises(BrokerUnreachable, match=cause) as refused:
         await create_topics(Settings(kafka=Kafka(**given)), [DEAD_LETTERS])
     assert "\n" not in str(refused.value)

@@ -53,6 +53,23 @@ def test_new_rows_are_trained_on_judged_and_closed_once(trainers: Trainers):
     assert trainer.wait(30) == 0
 
 
+def test_a_trainer_that_is_to_end_carries_out_what_is_due_and_ends(trainers: Trainers):
+    trainers.append(10)
+    assert trainers.start("--once").wait(60) == 0
+    (job,) = trainers.ended()
+    assert trainers.work(job.id) == ["begin", *STEPS]
+    # Nothing is due now.
+    assert trainers.start("--once").wait(60) == 0
+    assert trainers.jobs() == [job]
+
+
+def test_a_trainer_that_is_to_end_does_not_stand_in_line(trainers: Trainers):
+    trainers.start()
+    trainers.wait_until(lambda: "at work for theta3" in trainers.log(), "trainer at work")
+    assert trainers.start("--once").wait(60) == 0
+    assert "nothing to be done: another trainer is at work" in trainers.log()
+
+
 def test_a_job_that_fails_is_stopped_and_goes_on_by_hand(trainers: Trainers):
     trainers.append(10)
     trainers.behave(id_of(1), "fail")

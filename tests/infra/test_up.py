@@ -28,6 +28,7 @@ STAGES = (
     *("answer", "backlog"),
 )
 LOOP = ("trainer", "deployer")
+WATCHERS = ("prometheus", "alertmanager")
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def kailin(config: Path, *arguments: str, **environment: str) -> subprocess.Comp
 
 def test_everything_is_embedded_by_default() -> None:
     engines = ("kafka", "elasticsearch", "vllm-local")
-    assert component_names(Settings()) == (*engines, *STAGES, *LOOP, "prometheus")
+    assert component_names(Settings()) == (*engines, *STAGES, *LOOP, *WATCHERS)
 
 
 def test_what_is_elsewhere_is_not_started() -> None:
@@ -57,7 +58,7 @@ def test_what_is_elsewhere_is_not_started() -> None:
         elasticsearch={"url": "https://search:9200"},
         servers={"local": {"url": "http://model/v1"}},
     )
-    assert component_names(settings) == (*STAGES, *LOOP, "prometheus")
+    assert component_names(settings) == (*STAGES, *LOOP, *WATCHERS)
 
 
 def test_a_server_that_nothing_asks_is_not_started() -> None:
@@ -94,7 +95,7 @@ def test_only_the_chosen_stages_are_planned(tmp_path: Path) -> None:
 
 def test_sources_that_the_settings_name_are_followed(tmp_path: Path) -> None:
     settings = Settings(data=tmp_path, follow={"nlm": ["updates"]})
-    assert component_names(settings)[-4:] == ("ingest", *LOOP, "prometheus")
+    assert component_names(settings)[-5:] == ("ingest", *LOOP, *WATCHERS)
     _, _, followers, _ = plan(settings, None, ("ingest",), Console(quiet=True))
     (follower,) = followers.components
     assert follower.command[-2:] == ("ingest", "follow")

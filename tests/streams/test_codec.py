@@ -16,7 +16,9 @@ from fakes import records as example
 from streams.citation import Article, Keyword
 from streams.codec import UPGRADES, VERSIONS, decode, encode
 from streams.errors import Invalid
+from streams.operations import Control, Settled
 from streams.records import (
+    Cause,
     DeadLetter,
     Preference,
     Progress,
@@ -52,6 +54,35 @@ EXAMPLES: list[Record] = [
         key="MTAwMQ==",
         value="e30=",
         headers=(("trace", "MQ=="),),
+        cut=("key cut to 4 of 5 bytes",),
+        first=Cause(
+            stage="generate",
+            reason="field",
+            topic="pubmed.articles",
+            partition=3,
+            offset=7,
+            at=datetime(2026, 3, 6, tzinfo=UTC),
+        ),
+        replays=1,
+        at=datetime(2026, 3, 7, tzinfo=UTC),
+    ),
+    Settled(
+        stage="generate",
+        topic="pubmed.articles",
+        partition=3,
+        offset=12,
+        letter=datetime(2026, 3, 7, tzinfo=UTC),
+        how="replayed",
+        who="ana",
+        why="the prompt is mended",
+        times=1,
+        at=datetime(2026, 3, 8, tzinfo=UTC),
+    ),
+    Control(
+        stage="generate",
+        paused=True,
+        who="ana",
+        why="the teacher is being moved",
         at=datetime(2026, 3, 7, tzinfo=UTC),
     ),
     Retraction(

@@ -14,7 +14,7 @@ def test_prompt_1_is_the_papers():
     )
 
 
-@given(st.text(), st.text(max_size=200))
+@given(st.text("{}title context", max_size=40), st.text("{}title context", max_size=200))
 def test_braces_in_a_record_are_only_text(title, abstract):
     prompt = question_prompt("question/1", title=title, abstract=abstract)
     assert prompt.endswith(f"Title: {title}\nContext: {abstract}")

@@ -269,6 +269,14 @@ def test_unknown_descriptors_are_passed_over_and_counted() -> None:
         ours.pair(copper, "D999999")
 
 
+def test_branches_are_those_of_all_known_descriptors(mesh_2024: Mesh) -> None:
+    ours = Similarity(mesh_2024)
+    aspirin, humans, female = (ui(mesh_2024, name) for name in ("Aspirin", "Humans", "Female"))
+    assert ours.branches([aspirin, humans, female, "D999999"]) == {"D", "B"}
+    # It has no place in the hierarchy.
+    assert ours.branches([female]) == frozenset()
+
+
 def test_scoring_leaves_nothing_behind() -> None:
     of = metals()
     ours, uis = Similarity(of), [d.ui for d in of.descriptors]

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from fakes import records as example
+from streams.operations import Control, Settled
 from streams.records import (
     DeadLetter,
     Progress,
@@ -15,6 +16,7 @@ from streams.topics import (
     ALIGNMENTS,
     ARTICLES,
     CONTEXTS,
+    CONTROL,
     DEAD_LETTERS,
     IDEAL,
     JOBS,
@@ -23,6 +25,7 @@ from streams.topics import (
     QUESTIONS,
     RETRACTIONS,
     SERVING,
+    SETTLED,
     SPENDING,
     TOPICS,
     TRAINING_DATA,
@@ -70,6 +73,30 @@ def test_a_dead_letter_is_keyed_by_where_it_came_from():
     assert DEAD_LETTERS.key(letter) == b"contexts/2/40"
 
 
+def test_what_was_done_about_a_letter_is_keyed_by_its_message_and_stage_and_outlasts_it():
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    settled = Settled(
+        stage="score",
+        topic="contexts",
+        partition=2,
+        offset=40,
+        letter=at,
+        how="dropped",
+        who="ana",
+        why="a test",
+        times=0,
+        at=at,
+    )
+    assert SETTLED.key(settled) == b"score:contexts/2/40"
+    assert (SETTLED.retention or 0) > (DEAD_LETTERS.retention or 0)
+
+
+def test_a_pause_is_keyed_by_its_stage():
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    control = Control(stage="score", paused=True, who="ana", why="", at=at)
+    assert CONTROL.key(control) == b"score"
+
+
 def test_articles_are_kept_for_ever_and_compacted():
     assert ARTICLES.compact
     assert ARTICLES.retention is None
@@ -112,7 +139,7 @@ def test_the_learning_loop_is_keyed_by_what_a_message_is_about(topic, record, ke
     assert topic.key(record) == key
 
 
-@pytest.mark.parametrize("topic", [JOBS, SERVING, SPENDING])
+@pytest.mark.parametrize("topic", [JOBS, SERVING, SPENDING, CONTROL])
 def test_who_reads_what_is_followed_to_its_end_knows_all(topic):
     assert (topic.compact, topic.partitions, topic.retention) == (True, 1, None)
 

@@ -1,0 +1,104 @@
+"""How Elasticsearch fares, as Prometheus sees it: of a real node, and of one that is away."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+import numpy as np
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from prometheus_client import CollectorRegistry, generate_latest
+
+from engines import free_port
+from fakes.records import article
+from infra.elastic import ElasticIndex, connect, prepare
+from infra.elastic_stats import watching
+from infra.settings import Elasticsearch
+
+
+@pytest.fixture
+async def settings(elasticsearch_node: Any) -> AsyncIterator[Elasticsearch]:
+    settings = Elasticsearch(url=elasticsearch_node.url, alias=f"stats-{uuid.uuid4().hex[:8]}")
+    async with connect(settings) as client:
+        await prepare(client, settings.alias, 4)
+        yield settings
+        await client.indices.delete(index=f"{settings.alias}-000001")
+
+
+def value(registry: CollectorRegistry, name: str, **labels: str) -> float | None:
+    return registry.get_sample_value(f"kailin_elasticsearch_{name}", labels)
+
+
+@pytest.mark.elasticsearch
+async def test_what_is_written_and_searched_is_counted(settings: Elasticsearch) -> None:
+    registry = CollectorRegistry()
+    async with connect(settings) as client, watching(settings, registry, every=0.1):
+        index = ElasticIndex(client, settings.alias)
+        vector = np.array([1, 0, 0, 0], dtype=np.float32)
+        for pmid in range(1, 6):
+            await index.put(article(pmid), vector, version=pmid)
+        await client.indices.refresh(index=settings.alias)
+        await client.search(index=settings.alias)
+        for _ in range(200):
+            if value(registry, "documents") == 5 and value(registry, "searches_total"):
+                break
+            await asyncio.sleep(0.1)
+        assert value(registry, "documents") == 5
+        assert (value(registry, "searches_total") or 0) > 0
+        assert value(registry, "writes_total") == 5
+        assert (value(registry, "write_seconds_total") or 0) > 0
+        # The node looks at its files every ten seconds.
+        assert (value(registry, "store_bytes") or 0) > 0
+        states = [value(registry, "state", state=s) for s in ("green", "yellow", "red", "away")]
+        assert sorted(states[:2]) == [0, 1]
+        assert states[2:] == [0, 0]
+        for pool in ("search", "write", "get"):
+            assert value(registry, "rejected_total", pool=pool) == 0
+        (line,) = (
+            line
+            for line in generate_latest(registry).decode().splitlines()
+            if line.startswith("kailin_elasticsearch_heap_ratio{")
+        )
+        assert 0 < float(line.rpartition(" ")[2]) < 1
+    assert "kailin" not in generate_latest(registry).decode()
+
+
+async def test_a_cluster_that_is_away_is_said_to_be() -> None:
+    registry = CollectorRegistry()
+    nowhere = Elasticsearch(url=f"http://127.0.0.1:{free_port()}")
+    async with watching(nowhere, registry, every=0.05):
+        await asyncio.sleep(0.2)
+        assert value(registry, "state", state="away") == 1
+        assert value(registry, "documents") is None
+
+
+async def test_without_the_privilege_to_monitor_only_the_index_is_shown(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    part = {
+        "docs": {"count": 7},
+        "store": {"size_in_bytes": 9},
+        "search": {"query_total": 2, "query_time_in_millis": 500},
+        "indexing": {"index_total": 3, "index_time_in_millis": 1},
+    }
+
+    async def answered(request: web.Request) -> web.Response:
+        allowed = request.path.startswith("/articles/_stats")
+        body = {"_all": {"primaries": part, "total": part}} if allowed else {"error": "forbidden"}
+        headers = {"X-Elastic-Product": "Elasticsearch"}
+        return web.json_response(body, status=200 if allowed else 403, headers=headers)
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", answered)
+    registry = CollectorRegistry()
+    async with TestServer(app) as server:
+        settings = Elasticsearch(url=str(server.make_url("/")), alias="articles")
+        async with watching(settings, registry, every=0.05):
+            await asyncio.sleep(0.5)
+            assert value(registry, "documents") == 7
+            assert value(registry, "search_seconds_total") == 0.5
+            assert value(registry, "state", state="away") == 1
+    (line,) = (record.message for record in caplog.records if "monitor" in record.message)
+    assert "privilege" in line
