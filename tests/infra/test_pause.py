@@ -137,7 +137,8 @@ async def test_a_worker_that_is_killed_while_paused_stays_paused(
 ):
     def sample(name: str) -> float | None:
         found = samples(settings.ports.host, settings.ports.prefer) or []
-        return next((sample.value for sample in found if sample.name == name), None)
+        values = [sample.value for sample in found if sample.name == name]
+        return sum(values) if values else None
 
     await told(settings, "prefer", paused=True)
     async with Publisher(settings) as publisher:
@@ -153,5 +154,5 @@ async def test_a_worker_that_is_killed_while_paused_stays_paused(
     await until(lambda: (sample("kailin_consumer_lag_records") or 0) > 0)
     assert await end_offset(settings, PREFERENCES) == 0
     await told(settings, "prefer", paused=False)
-    await until(lambda: sample("kailin_records_in_total") == 10, 10)
+    await until(lambda: (sample("kailin_records_out_total") or 0) > 0)
     assert await end_offset(settings, PREFERENCES) > 0
