@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from infra.component import Component, listens, write
+from infra.component import LOOPBACK, Component, listens, write
 from infra.settings import Settings
 from infra.settings_alerts import Alerts
-
-LOOPBACK = "127.0.0.1"
 
 # As Alertmanager's own project calls it, and Debian.
 NAMES = ("alertmanager", "prometheus-alertmanager")

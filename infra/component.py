@@ -5,6 +5,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+# Where the engines of a machine are, and what it alone may reach.
+LOOPBACK = "127.0.0.1"
+
 
 class ComponentError(Exception):
     """A component cannot be prepared or started; the message is one line saying what to do."""
@@ -36,7 +39,7 @@ async def listens(port: int) -> bool:
     Asked before a client is: clients log an error for every connection that is refused.
     """
     try:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        _, writer = await asyncio.open_connection(LOOPBACK, port)
     except OSError:
         return False
     writer.close()

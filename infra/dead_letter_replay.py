@@ -13,13 +13,22 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeAlias
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
+from aiokafka import AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError, ProducerFenced
 
 from consumers.dead_letters import REPLAY, Replay, replay_header
 from consumers.delivery import BATCH_OVERHEAD, broker_away, key_and_value
 from infra.dead_letters import Found, as_settled, held, whole
-from infra.kafka import Publisher, client_arguments, group_name, start, topic_name
+from infra.kafka import (
+    LARGEST,
+    Publisher,
+    client_arguments,
+    consuming,
+    end_producer,
+    group_name,
+    start,
+    topic_name,
+)
 from infra.settings import Settings
 from infra.stages import EVERY_STATE
 from infra.turn import Turn, TurnLost
@@ -40,7 +49,6 @@ PART = 100
 # Seconds for the broker to end a transaction whose process is gone; until then, the stages that
 # read what is in it wait.
 TRANSACTION_TIMEOUT = 20.0
-GRACE = 5.0
 # Which of a record's parts a change is news of; the others are in every state.
 TEXT, MESH = ("new", "text"), ("mesh", "reinstated")
 
@@ -284,28 +292,19 @@ async def _newest(settings: Settings, found: Iterable[Found]) -> dict[Any, Consu
     newest: dict[Any, ConsumerRecord] = {}
     if not begin:
         return newest
-    consumer = AIOKafkaConsumer(
-        **client_arguments(settings),
-        enable_auto_commit=False,
-        auto_offset_reset="earliest",
-        isolation_level="read_committed",
-        max_partition_fetch_bytes=4 * MIB,
-    )
-    await start(consumer, settings)
     try:
-        consumer.assign(list(begin))
-        ends = await consumer.end_offsets(list(begin))
-        for at, offset in begin.items():
-            consumer.seek(at, offset)
-        while any([await consumer.position(at) < end for at, end in ends.items()]):
-            for messages in (await consumer.getmany(timeout_ms=200)).values():
-                for message in messages:
-                    if (message.partition, message.key) in wanted:
-                        newest[message.partition, message.key] = message
+        async with consuming(settings) as consumer:
+            consumer.assign(list(begin))
+            ends = await consumer.end_offsets(list(begin))
+            for at, offset in begin.items():
+                consumer.seek(at, offset)
+            while any([await consumer.position(at) < last for at, last in ends.items()]):
+                for messages in (await consumer.getmany(timeout_ms=200)).values():
+                    for message in messages:
+                        if (message.partition, message.key) in wanted:
+                            newest[message.partition, message.key] = message
     except KafkaError as error:
         raise Transient("broker away", f"{articles}: {error!r}") from error
-    finally:
-        await consumer.stop()
     return newest
 
 
@@ -339,18 +338,14 @@ async def _writing(
         transactional_id=group_name(settings, name),
         transaction_timeout_ms=int(TRANSACTION_TIMEOUT * 1000),
         request_timeout_ms=40_000,
-        max_request_size=max(topic.max_message for topic in TOPICS) + MIB,
+        max_request_size=LARGEST + MIB,
     )
     # Starting it ends any transaction that was left open, one way or the other.
     await start(producer, settings)
     try:
         yield producer
     finally:
-        try:
-            # It waits for a broker that is away for as long as that is.
-            await asyncio.wait_for(producer.stop(), GRACE)
-        except (KafkaError, TimeoutError):
-            await producer.client.close()
+        await end_producer(producer)
 
 
 def _taken_over() -> TakenOver:

@@ -15,7 +15,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
 from infra import topic_view
-from infra.kafka import client_arguments, start, topic_name
+from infra.kafka import consuming, topic_name
 from infra.settings import Settings
 from streams.codec import decode
 from streams.errors import Invalid, Transient
@@ -24,7 +24,6 @@ from streams.records import DeadLetter
 from streams.topics import DEAD_LETTERS, SETTLED
 
 POLL_MS = 500
-FETCH = 4 * DEAD_LETTERS.max_message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,24 +150,15 @@ def _at(settings: Settings) -> TopicPartition:
 
 @asynccontextmanager
 async def _reading(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
-    consumer = AIOKafkaConsumer(
-        **client_arguments(settings),
-        enable_auto_commit=False,
-        auto_offset_reset="earliest",
-        isolation_level="read_committed",
-        max_partition_fetch_bytes=FETCH,
-    )
-    await start(consumer, settings)
+    at = _at(settings)
     try:
-        at = _at(settings)
-        if at.topic not in await consumer.topics():
-            raise Transient("no topic", f"{at.topic}: `kailin up` makes it")
-        consumer.assign([at])
-        yield consumer
+        async with consuming(settings) as consumer:
+            if at.topic not in await consumer.topics():
+                raise Transient("no topic", f"{at.topic}: `kailin up` makes it")
+            consumer.assign([at])
+            yield consumer
     except KafkaError as error:
-        raise Transient("broker away", f"{_at(settings).topic}: {error!r}") from error
-    finally:
-        await consumer.stop()
+        raise Transient("broker away", f"{at.topic}: {error!r}") from error
 
 
 async def _messages(

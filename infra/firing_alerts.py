@@ -7,7 +7,7 @@ from datetime import datetime
 
 from rich.text import Text
 
-from infra.prometheus import LOOPBACK
+from infra.component import LOOPBACK
 from infra.settings import Settings
 
 TIMEOUT = 2.0

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from consumers import spans
 from consumers.delivery import BATCH_OVERHEAD, broker_away, key_and_value
 from infra.arrivals import Arrival, Portion
-from infra.kafka import client_arguments, start, topic_name
+from infra.kafka import LARGEST, client_arguments, end_producer, start, topic_name
 from infra.settings import Settings
 from infra.turn import Turn, TurnLost
 from streams.citation import Article
@@ -32,7 +32,7 @@ from streams.errors import Invalid, Transient
 from streams.known import Known
 from streams.life import MESH_CHANGED, State, decide, pack, settle, state_of, unpack, withdrawn
 from streams.records import Progress, Retraction, Unread
-from streams.topics import ARTICLES, MIB, PROGRESS, RETRACTIONS, TOPICS, Topic
+from streams.topics import ARTICLES, MIB, PROGRESS, RETRACTIONS, Topic
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +41,6 @@ STATE = "state"
 SILENT = ("unchanged", "older")
 # Citations that fail are listed by PMID with a reason, as many as fit a message; all are counted.
 MOST_REASON, MOST_LISTED = 200, 700_000
-# How long, in seconds, a broker is waited for where nothing depends on its answer.
-GRACE = 5.0
 # Seconds for the broker to end a transaction whose process is gone.
 TRANSACTION_TIMEOUT = 60.0
 
@@ -79,7 +77,7 @@ class Writer:
             linger_ms=5,
             request_timeout_ms=40_000,
             max_batch_size=256 * 1024,
-            max_request_size=max(topic.max_message for topic in TOPICS) + MIB,
+            max_request_size=LARGEST + MIB,
         )
         # Starting it ends any transaction that was left open, one way or the other.
         await start(producer, self._settings)
@@ -97,12 +95,7 @@ class Writer:
         """Write no more; what is known is kept, so that the next `open` is quick."""
         producer, self._producer = self._producer, None
         if producer:
-            try:
-                # It waits for a broker that is away for as long as that is.
-                await asyncio.wait_for(producer.stop(), GRACE)
-            except (KafkaError, TimeoutError) as error:
-                log.info("the producer ended without a goodbye: %r", error)
-                await producer.client.close()
+            await end_producer(producer)
 
     async def end(self) -> None:
         """Write no more, and know nothing any more."""

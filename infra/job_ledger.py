@@ -1,7 +1,6 @@
 """The jobs there were, as the topic `training.jobs` keeps them, and the right to write them."""
 
 import asyncio
-import logging
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import Self
@@ -10,7 +9,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, ProducerFenced
 
 from consumers.delivery import broker_away, key_and_value
-from infra.kafka import client_arguments, start, topic_name
+from infra.kafka import client_arguments, end_producer, start, topic_name
 from infra.settings import Settings
 from infra.topic_view import TopicView
 from infra.turn import Turn, TurnLost
@@ -18,11 +17,8 @@ from streams.errors import Transient
 from streams.learning import Job
 from streams.topics import JOBS
 
-log = logging.getLogger(__name__)
-
 # Seconds for the broker to end a transaction whose process is gone.
 TRANSACTION_TIMEOUT = 60.0
-GRACE = 5.0
 
 
 class Ledger:
@@ -54,7 +50,7 @@ class Ledger:
         async with AsyncExitStack() as stack:
             # Starting it ends any transaction that was left open, one way or the other.
             await start(self._producer, self._settings)
-            stack.push_async_callback(self._stop)
+            stack.push_async_callback(end_producer, self._producer)
             await stack.enter_async_context(self._view)
             self._entered = stack.pop_all()
         return self
@@ -78,11 +74,3 @@ class Ledger:
             raise
         # The broker may tell of a commit a moment after it has confirmed it.
         await self._view.until(sent.offset)
-
-    async def _stop(self) -> None:
-        try:
-            # It waits for a broker that is away for as long as that is.
-            await asyncio.wait_for(self._producer.stop(), GRACE)
-        except (KafkaError, TimeoutError) as error:
-            log.info("the producer ended without a goodbye: %r", error)
-            await self._producer.client.close()

@@ -3,6 +3,8 @@
 import asyncio
 import logging
 import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Self, TypeAlias
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -16,8 +18,12 @@ from streams.errors import Transient
 from streams.records import Record
 from streams.topics import MIB, TOPICS, Topic
 
+log = logging.getLogger(__name__)
+
 # Seconds for a producer to end.
 GRACE = 5.0
+# Bytes of a message of any topic, at the most.
+LARGEST = max(topic.max_message for topic in TOPICS)
 
 
 class BrokerUnreachable(Exception):
@@ -118,32 +124,87 @@ async def reach(settings: Settings) -> None:
     await client.close()
 
 
+async def partitions(settings: Settings) -> dict[str, list[int]]:
+    """Every topic of the broker with its partitions. Raises `BrokerUnreachable`, `KafkaError`.
+
+    To ask for one by name may make it.
+    """
+    admin = AIOKafkaAdminClient(**client_arguments(settings))
+    await start(admin, settings)
+    try:
+        return {
+            topic["topic"]: sorted(partition["partition"] for partition in topic["partitions"])
+            for topic in await admin.describe_topics()
+        }
+    finally:
+        await admin.close()
+
+
+@asynccontextmanager
+async def consuming(settings: Settings, **options: Any) -> AsyncIterator[AIOKafkaConsumer]:
+    """A consumer of committed messages that is in no group; it is assigned what it is to read.
+
+    Raises `BrokerUnreachable`.
+    """
+    consumer = AIOKafkaConsumer(
+        **client_arguments(settings),
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        isolation_level="read_committed",
+        max_partition_fetch_bytes=4 * LARGEST,
+        **options,
+    )
+    await start(consumer, settings)
+    try:
+        yield consumer
+    finally:
+        # aiokafka lets the cancellation of its own tasks out of `stop`.
+        with suppress(asyncio.CancelledError, KafkaError):
+            await consumer.stop()
+
+
+def idempotent_producer(settings: Settings) -> AIOKafkaProducer:
+    """A producer whose records all in-sync replicas confirm; to `start`, and to `end_producer`."""
+    return AIOKafkaProducer(
+        **client_arguments(settings),
+        enable_idempotence=True,
+        acks="all",
+        linger_ms=5,
+        # How long a record waits for a broker that is restarting.
+        request_timeout_ms=90_000,
+        max_batch_size=256 * 1024,
+        max_request_size=LARGEST + MIB,
+    )
+
+
+async def end_producer(producer: AIOKafkaProducer) -> None:
+    """Stop a producer, whose senders have waited for what they sent.
+
+    By itself it waits for a broker that is away for as long as that is, to send what was given up.
+    """
+    try:
+        await asyncio.wait_for(producer.stop(), GRACE)
+    except (KafkaError, TimeoutError) as error:
+        log.info("the producer ended without a goodbye: %r", error)
+        await producer.client.close()
+
+
 async def end_offset(settings: Settings, topic: Topic) -> int:
     """The greatest end offset of a topic's partitions, 0 where there is no such topic.
 
     Raises `BrokerUnreachable`, and `Transient` where the broker goes away meanwhile.
     """
     name = topic_name(settings, topic)
-    admin = AIOKafkaAdminClient(**client_arguments(settings))
-    await start(admin, settings)
     try:
-        # Of all topics: to ask for one by name may make it.
-        partitions = [
-            TopicPartition(name, partition["partition"])
-            for found in await admin.describe_topics()
-            if found["topic"] == name
-            for partition in found["partitions"]
-        ]
+        numbers = (await partitions(settings)).get(name, [])
     except KafkaError as error:
         raise _sorted(error, name) from error
-    finally:
-        await admin.close()
-    if not partitions:
+    if not numbers:
         return 0
     consumer = AIOKafkaConsumer(**client_arguments(settings))
     await start(consumer, settings)
     try:
-        ends = await consumer.end_offsets(partitions)
+        ends = await consumer.end_offsets([TopicPartition(name, number) for number in numbers])
     except KafkaError as error:
         raise _sorted(error, name) from error
     finally:
@@ -187,26 +248,12 @@ class Publisher:
         self._settings = settings
 
     async def __aenter__(self) -> Self:
-        self._producer = AIOKafkaProducer(
-            **client_arguments(self._settings),
-            enable_idempotence=True,
-            acks="all",
-            linger_ms=5,
-            # How long a record waits for a broker that is restarting.
-            request_timeout_ms=90_000,
-            max_batch_size=256 * 1024,
-            max_request_size=max(topic.max_message for topic in TOPICS) + MIB,
-        )
+        self._producer = idempotent_producer(self._settings)
         await start(self._producer, self._settings)
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        # Who sent something has waited for it. What was given up meanwhile must not hold up the
-        # end for as long as the broker is away.
-        try:
-            await asyncio.wait_for(self._producer.stop(), GRACE)
-        except (KafkaError, TimeoutError):
-            await self._producer.client.close()
+        await end_producer(self._producer)
 
     async def send(self, topic: Topic, record: Record) -> None:
         """Publish one record and wait until the broker has it. Raises as `enqueue` does."""

@@ -10,14 +10,13 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from infra import alertmanager
-from infra.component import Component, write
+from infra.component import LOOPBACK, Component, write
 from infra.settings import Kafka, Ports, Server, Settings
 from infra.settings_alerts import Alerts
 from infra.settings_learning import Deploy
 
 RULES = Path(__file__).parent.parent / "dashboards"
 EXAMPLE = Path(__file__).with_name("prometheus.yaml")
-LOOPBACK = "127.0.0.1"
 
 HEADER = """\
 # For a Prometheus of your own: the containers of compose.yaml, which runs with it. What `kailin up`

@@ -10,13 +10,13 @@ from typing import Any, TypeAlias
 
 import pyarrow as pa
 from aiokafka import ConsumerRecord, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 from deltalake import QueryBuilder
 
 from infra import topic_view
+from infra.consumer_groups import groups
 from infra.elastic import call, connect
-from infra.kafka import BrokerUnreachable, client_arguments, group_name, start
+from infra.kafka import BrokerUnreachable, group_name
 from infra.pause import line, paused_in
 from infra.record_events import Event, of_letter, of_message, of_row
 from infra.record_messages import Partitions, Told, partitions
@@ -25,7 +25,7 @@ from infra.tables import SCHEMAS, STORE_ERRORS, TableError, one_line, open_table
 from streams.codec import decode
 from streams.errors import Invalid, Transient
 from streams.operations import Control, Settled
-from streams.records import DeadLetter, letter_id
+from streams.records import DeadLetter
 from streams.topics import (
     ALIGNMENTS,
     ARTICLES,
@@ -144,17 +144,15 @@ def _version(row: Row, commits: Iterable[Mapping[str, Any]]) -> int | None:
 
 async def _indexed(settings: Settings, found: History) -> list[datetime]:
     """Add what the index holds of a record; returns when that arrived."""
-    client = connect(settings.elasticsearch)
     try:
-        request = client.mget(
-            index=settings.elasticsearch.alias, ids=[str(found.pmid)], source_includes=INDEXED
-        )
-        (item,) = (await call(request))["docs"]
+        async with connect(settings.elasticsearch) as client:
+            request = client.mget(
+                index=settings.elasticsearch.alias, ids=[str(found.pmid)], source_includes=INDEXED
+            )
+            (item,) = (await call(request))["docs"]
     except (Transient, SettingsError) as error:
         found.unseen.append(f"index: {error}")
         return []
-    finally:
-        await client.close()
     if "error" in item:
         found.unseen.append(f"index: {item['error'].get('reason', item['error'])}")
     elif item["found"]:
@@ -184,30 +182,17 @@ async def _messages(
         found.events.append(of_letter(letter, message, settled.get(letter.id)))
     told_to_wait = paused_in(await topic_view.read(settings, CONTROL, Control))
     paused = {control.stage: control for control in told_to_wait}
-    committed = await _committed(settings)
+    held_by = await groups(settings)
+    committed = {
+        stage: group.offsets if (group := held_by.get(group_name(settings, stage))) else {}
+        for stage in settings.ports.stages
+    }
     found.waiting = [
         each
         for topic, message in held
         for stage in TAKEN_BY.get(topic, ())
         if (each := _waiting(stage, message, committed[stage], paused.get(stage)))
     ]
-
-
-async def _committed(settings: Settings) -> dict[str, dict[TopicPartition, int]]:
-    """By stage, the offsets of the messages that it has not done with."""
-    admin = AIOKafkaAdminClient(**client_arguments(settings))
-    await start(admin, settings)
-    try:
-        held = {
-            stage: await admin.list_consumer_group_offsets(group_name(settings, stage))
-            for stage in settings.ports.stages
-        }
-    finally:
-        await admin.close()
-    return {
-        stage: {at: next.offset for at, next in offsets.items() if next.offset >= 0}
-        for stage, offsets in held.items()
-    }
 
 
 async def _begin(there: Partitions, arrivals: Sequence[datetime]) -> datetime | None:
@@ -222,10 +207,7 @@ def _settled(held: Iterable[tuple[Topic, ConsumerRecord]]) -> Iterator[tuple[str
         if topic == SETTLED and message.value is not None:
             with suppress(Invalid):
                 settled = decode(Settled, message.value)
-                yield (
-                    letter_id(settled.stage, settled.topic, settled.partition, settled.offset),
-                    settled,
-                )
+                yield settled.id, settled
 
 
 def _letters(

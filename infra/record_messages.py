@@ -1,20 +1,18 @@
 """The messages of a few keys, read from the partitions that they are in and no others."""
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from datetime import datetime
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
 from aiokafka.partitioner import DefaultPartitioner
 
-from infra.kafka import client_arguments, start, topic_name
+from infra import kafka
+from infra.kafka import topic_name
 from infra.settings import Settings
 from streams.errors import Transient
-from streams.topics import MIB, Topic
+from streams.topics import Topic
 
 POLL_MS = 200
 # Seconds without anything to read after which the broker counts as away.
@@ -94,32 +92,6 @@ async def partitions(
     settings: Settings, keys: Mapping[Topic, bytes | None]
 ) -> AsyncIterator[Partitions]:
     """The partitions of these keys. Raises `BrokerUnreachable`, `KafkaError`."""
-    there = await _topics(settings)
-    consumer = AIOKafkaConsumer(
-        **client_arguments(settings),
-        enable_auto_commit=False,
-        auto_offset_reset="earliest",
-        isolation_level="read_committed",
-        max_partition_fetch_bytes=4 * MIB,
-        fetch_max_wait_ms=50,
-    )
-    await start(consumer, settings)
-    try:
+    there = await kafka.partitions(settings)
+    async with kafka.consuming(settings, fetch_max_wait_ms=50) as consumer:
         yield Partitions(consumer, settings, there, keys)
-    finally:
-        # aiokafka lets the cancellation of its own tasks out of `stop`.
-        with suppress(asyncio.CancelledError, KafkaError):
-            await consumer.stop()
-
-
-async def _topics(settings: Settings) -> dict[str, list[int]]:
-    """Every topic of the broker with its partitions: to ask for one by name may make it."""
-    admin = AIOKafkaAdminClient(**client_arguments(settings))
-    await start(admin, settings)
-    try:
-        return {
-            topic["topic"]: sorted(partition["partition"] for partition in topic["partitions"])
-            for topic in await admin.describe_topics()
-        }
-    finally:
-        await admin.close()

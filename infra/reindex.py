@@ -64,11 +64,8 @@ def remove(settings: Settings, name: str, console: Console) -> int:
     """Delete an index that does not serve; the exit status."""
 
     async def gone() -> Version:
-        client = connect(settings.elasticsearch)
-        try:
+        async with connect(settings.elasticsearch) as client:
             return await IndexVersions(client, settings).remove(name)
-        finally:
-            await client.close()
 
     try:
         old = asyncio.run(gone())
@@ -82,8 +79,7 @@ def remove(settings: Settings, name: str, console: Console) -> int:
 async def _run(settings: Settings, options: Options, console: Console) -> int:
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(alone(settings.data / "run" / "reindex.lock"))
-        client = connect(settings.elasticsearch)
-        stack.push_async_callback(client.close)
+        client = await stack.enter_async_context(connect(settings.elasticsearch))
         versions = IndexVersions(client, settings)
         # Once it is at work, it waits for a broker that is away.
         await reach(settings)

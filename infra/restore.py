@@ -10,15 +10,13 @@ import shutil
 import sqlite3
 from array import array
 from bisect import bisect_left
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
 from aiokafka import TopicPartition
-from elasticsearch import AsyncElasticsearch
 from rich.console import Console
 
 from infra import mesh_edition, mlflow_copy, table_copy, topic_view
@@ -130,7 +128,7 @@ async def _there(settings: Settings) -> list[str]:
         found.append(f"MLflow's {mlflow_copy.database(settings)}")
     if (mesh_edition.directory(settings) / "edition.json").exists():
         found.append("an edition of MeSH was chosen")
-    async with _elasticsearch(settings) as client:
+    async with connect(settings.elasticsearch) as client:
         # Offsets order its writes: against those of another broker, new ones would count as stale.
         alias = settings.elasticsearch.alias
         if await call(client.indices.exists_alias(name=alias)):
@@ -138,15 +136,6 @@ async def _there(settings: Settings) -> list[str]:
     if unfinished(settings).exists():
         found.append("a restore was begun here and not finished: clear all of it away first")
     return found
-
-
-@asynccontextmanager
-async def _elasticsearch(settings: Settings) -> AsyncIterator[AsyncElasticsearch]:
-    client = connect(settings.elasticsearch)
-    try:
-        yield client
-    finally:
-        await client.close()
 
 
 def _files(settings: Settings, directory: Path, manifest: Manifest, console: Console) -> None:

@@ -16,11 +16,11 @@ from aiokafka import AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
 from consumers.stage import Policy
-from infra.kafka import BrokerUnreachable, client_arguments, start, topic_name
+from infra.kafka import BrokerUnreachable, end_producer, idempotent_producer, start, topic_name
 from infra.settings import Settings
 from infra.topic_reader import TopicReader
 from streams.errors import Transient
-from streams.topics import MIB, TOPICS, Topic
+from streams.topics import Topic
 
 log = logging.getLogger(__name__)
 
@@ -82,15 +82,7 @@ async def load(
     many come before it now. Raises `BrokerUnreachable`, `Transient`.
     """
     name = topic_name(settings, topic)
-    producer = AIOKafkaProducer(
-        **client_arguments(settings),
-        enable_idempotence=True,
-        acks="all",
-        linger_ms=5,
-        request_timeout_ms=90_000,
-        max_batch_size=256 * 1024,
-        max_request_size=max(each.max_message for each in TOPICS) + MIB,
-    )
+    producer = idempotent_producer(settings)
     await start(producer, settings)
     before: dict[int, array[int]] = {}
     try:
@@ -112,7 +104,7 @@ async def load(
     except KafkaError as error:
         raise Transient("broker away", f"topic {name}: {error!r}") from error
     finally:
-        await producer.stop()
+        await end_producer(producer)
     return before
 
 

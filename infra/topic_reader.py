@@ -1,17 +1,16 @@
 """Topics read from where one says to their end, without a consumer group: as they are committed."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack
 from typing import Self
 
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka import ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
-from infra.kafka import client_arguments, start, topic_name
+from infra.kafka import consuming, partitions, topic_name
 from infra.settings import Settings
 from streams.errors import Transient
-from streams.topics import MIB, Topic
+from streams.topics import Topic
 
 POLL_MS = 200
 
@@ -34,48 +33,28 @@ class TopicReader:
         self.positions: dict[TopicPartition, int] = {}
 
     async def __aenter__(self) -> Self:
-        self._consumer = AIOKafkaConsumer(
-            **client_arguments(self._settings),
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            isolation_level="read_committed",
-            max_partition_fetch_bytes=4 * MIB,
-        )
-        await start(self._consumer, self._settings)
-        try:
-            partitions = await self._partitions()
-            first = await self._consumer.beginning_offsets(partitions)
-            self._consumer.assign(partitions)
-            for partition in partitions:
-                self.positions[partition] = max(self._at.get(partition, 0), first[partition])
-                self._consumer.seek(partition, self.positions[partition])
-        except KafkaError as error:
-            await self.__aexit__()
-            raise Transient("broker away", repr(error)) from error
-        except BaseException:
-            await self.__aexit__()
-            raise
+        async with AsyncExitStack() as stack:
+            self._consumer = await stack.enter_async_context(consuming(self._settings))
+            try:
+                await self._assign()
+            except KafkaError as error:
+                raise Transient("broker away", repr(error)) from error
+            self._entered = stack.pop_all()
         return self
 
-    async def _partitions(self) -> list[TopicPartition]:
-        admin = AIOKafkaAdminClient(**client_arguments(self._settings))
-        await start(admin, self._settings)
-        try:
-            # Of all topics: to ask for one by name may make it.
-            found = {topic["topic"]: topic["partitions"] for topic in await admin.describe_topics()}
-        finally:
-            await admin.close()
-        if missing := [name for name in self._names if name not in found]:
-            raise Transient("no topic", f"{', '.join(missing)}: `kailin up` makes it")
-        return [
-            TopicPartition(name, partition["partition"])
-            for name in self._names
-            for partition in found[name]
-        ]
-
     async def __aexit__(self, *exception: object) -> None:
-        with suppress(KafkaError):
-            await self._consumer.stop()
+        await self._entered.aclose()
+
+    async def _assign(self) -> None:
+        there = await partitions(self._settings)
+        if missing := [name for name in self._names if name not in there]:
+            raise Transient("no topic", f"{', '.join(missing)}: `kailin up` makes it")
+        assigned = [TopicPartition(name, number) for name in self._names for number in there[name]]
+        first = await self._consumer.beginning_offsets(assigned)
+        self._consumer.assign(assigned)
+        for at in assigned:
+            self.positions[at] = max(self._at.get(at, 0), first[at])
+            self._consumer.seek(at, self.positions[at])
 
     async def read(self, most: int) -> list[ConsumerRecord]:
         """Up to `most` messages that come next, each partition's in order; none after a while.

@@ -6,6 +6,12 @@ from typing import Literal
 
 from streams.citation import Int64
 
+
+def letter_id(stage: str, topic: str, partition: int, offset: int) -> str:
+    """What the dead letters of one message and stage are known by."""
+    return f"{stage}:{topic}/{partition}/{offset}"
+
+
 # Put back on its topic; given up; not put back, since its topic says something newer by now.
 Settling = Literal["replayed", "dropped", "superseded"]
 
@@ -28,6 +34,11 @@ class Settled:
     why: str
     times: Int64
     at: datetime
+
+    @property
+    def id(self) -> str:
+        """The one of its letters."""
+        return letter_id(self.stage, self.topic, self.partition, self.offset)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

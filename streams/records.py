@@ -16,7 +16,7 @@ from pydantic import Field
 
 from streams.citation import PMID, Article, Descriptors, Int64
 from streams.learning import Job, Serving, Spending, TrainingData, Verdict
-from streams.operations import Control, Settled
+from streams.operations import Control, Settled, letter_id
 
 Unit = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -334,11 +334,6 @@ Record = (
     | Settled
     | Control
 )
-
-
-def letter_id(stage: str, topic: str, partition: int, offset: int) -> str:
-    """What the dead letters of one message and stage are known by."""
-    return f"{stage}:{topic}/{partition}/{offset}"
 
 
 def text_hash(title: str, abstract: str) -> str:

@@ -16,7 +16,6 @@ from streams.records import (
     Questions,
     Record,
     Retraction,
-    letter_id,
 )
 
 DAY = 24 * 3600
@@ -57,7 +56,7 @@ def _origin(record: Record) -> bytes:
 def _told(record: Record) -> bytes:
     """What an operator's word is about."""
     if isinstance(record, Settled):
-        return letter_id(record.stage, record.topic, record.partition, record.offset).encode()
+        return record.id.encode()
     if isinstance(record, Control):
         return record.stage.encode()
     raise TypeError(f"{type(record).__name__} is not an operator's word")

@@ -23,8 +23,6 @@ VALUES: tuple[Any, ...] = (
     *([], {}, [[]], [None], {"": None}, [1] * 2000, ["D001241"] * 1001),
 )
 DEEP = 3000
-# Half a character, a surrogate, what no text holds, a mark of the byte order.
-NOISE = (b"\xff\xfe", b"\xed\xa0\x80", b"\xc3(", b"\0", b'"', b"\\", b"\xef\xbb\xbf")
 
 # Pieces of markup that are out of place wherever they come.
 MARKUP = (
