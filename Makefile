@@ -25,8 +25,11 @@ run: $(SYNCED) ## Real PubMed records through every stage, and a look at what ca
 demo-loop: $(SYNCED) ## The learning loop once around, from empty tables, in half an hour
 	$(BIN)/kailin --config infra/demo_loop.toml demo-loop
 
+# Files side by side: most tests wait for what they have started. One worker takes 4 GB.
+WORKERS := 2
+
 test: check ## Static checks and all tests
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 fast: check ## Static checks and the tests that need no component, in a minute
 	$(BIN)/pytest -q -m "$(WITHOUT_COMPONENTS)"

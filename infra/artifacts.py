@@ -21,7 +21,6 @@ from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 
-from jgo.maven import MavenContext
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -51,6 +50,9 @@ def read_lock(path: Path = LOCK) -> Lock:
 
 def from_central(coordinate: str, folder: Path) -> Path:
     """Fetches one jar, `group:artifact:version`, from Maven Central to somewhere under `folder`."""
+    # It takes a third of a second to import, which every process of ours would pay.
+    from jgo.maven import MavenContext
+
     group, artifact, version = coordinate.split(":")
     context = MavenContext(repo_cache=folder, timeout=60)
     component = context.project(group, artifact).at_version(version)

@@ -117,7 +117,8 @@ async def _index_alone(client: AsyncElasticsearch, alias: str) -> Mapping[str, A
     except (ApiError, TransportError):
         return None
     totals: Mapping[str, Any] = answer["_all"]
-    return totals
+    # A node that has just started has no shard yet, and says nothing of them.
+    return totals if all(totals[part] for part in ("primaries", "total")) else None
 
 
 # name, what it is, where it is found: the part of all copies or of the primaries, and the path.

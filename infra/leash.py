@@ -199,8 +199,9 @@ def run(arguments: list[str], grace: float) -> int:
 
     _signal_group(command.process.pid, signal.SIGTERM)
     deadline = time.monotonic() + grace
-    while command.status is None and time.monotonic() < deadline:
-        time.sleep(0.02)
+    while command.status is None and (left := deadline - time.monotonic()) > 0:
+        if select.select([wakeup], [], [], left)[0]:
+            os.read(wakeup, 4096)
         command.bury()
     if command.status is not None:
         command.end_stragglers()

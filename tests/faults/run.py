@@ -90,14 +90,26 @@ class Chaos:
 
     def _faults(self) -> None:
         files = self.fates.write(self.world.directory / "files")
-        # A file and a part of the garbage come before the fault of this index.
-        due = [number * len(self.faults) // len(files) for number in range(len(files))]
         for index, fault in enumerate(self.faults):
-            for number in (number for number, at in enumerate(due) if at == index):
+            for number in (n for n, at in enumerate(self._due(len(files))) if at == index):
                 self.world.feed([files[number]])
                 publish(self.world.settings, self.fates.garbage[number :: len(files)])
             self.proofs[fault.number] = inject(self.world, fault)
             self._say(f"{fault} — {self.proofs[fault.number]}")
+
+    def _due(self, files: int) -> list[int]:
+        """The fault before which each file, and a part of the garbage, is fed: evenly.
+
+        But one comes with each full disk, which nothing meets that has no rows to write.
+        """
+        due = [number * len(self.faults) // files for number in range(files)]
+        free = set(range(1, files))
+        for index, fault in enumerate(self.faults):
+            if fault.kind == "full" and free:
+                nearest = min(free, key=lambda n: abs(due[n] - index))
+                due[nearest] = index
+                free.remove(nearest)
+        return sorted(due)
 
     def _calm(self) -> None:
         self.world.restored()

@@ -65,7 +65,6 @@ pytestmark = [
     pytest.mark.kafka,
     pytest.mark.elasticsearch,
     pytest.mark.slow,
-    pytest.mark.timeout(900),
 ]
 
 WORKERS = (*STAGES, "append")

@@ -26,7 +26,6 @@ pytestmark = [
     pytest.mark.kafka,
     pytest.mark.elasticsearch,
     pytest.mark.slow,
-    pytest.mark.timeout(900),
 ]
 
 RECORDS = 2000

@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import numpy as np
@@ -74,31 +75,57 @@ async def test_a_cluster_that_is_away_is_said_to_be() -> None:
         assert value(registry, "documents") is None
 
 
-async def test_without_the_privilege_to_monitor_only_the_index_is_shown(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    part = {
-        "docs": {"count": 7},
-        "store": {"size_in_bytes": 9},
-        "search": {"query_total": 2, "query_time_in_millis": 500},
-        "indexing": {"index_total": 3, "index_time_in_millis": 1},
-    }
+PART = {
+    "docs": {"count": 7},
+    "store": {"size_in_bytes": 9},
+    "search": {"query_total": 2, "query_time_in_millis": 500},
+    "indexing": {"index_total": 3, "index_time_in_millis": 1},
+}
+
+
+@asynccontextmanager
+async def cluster(**answers: Any) -> AsyncIterator[Elasticsearch]:
+    """A cluster that answers the paths that end so; all else is forbidden."""
 
     async def answered(request: web.Request) -> web.Response:
-        allowed = request.path.startswith("/articles/_stats")
-        body = {"_all": {"primaries": part, "total": part}} if allowed else {"error": "forbidden"}
+        name = request.path.strip("/").replace("/", "_")
+        body = next((answer for path, answer in answers.items() if path in name), None)
         headers = {"X-Elastic-Product": "Elasticsearch"}
-        return web.json_response(body, status=200 if allowed else 403, headers=headers)
+        return web.json_response(body or {}, status=200 if body else 403, headers=headers)
 
     app = web.Application()
     app.router.add_get("/{path:.*}", answered)
-    registry = CollectorRegistry()
     async with TestServer(app) as server:
-        settings = Elasticsearch(url=str(server.make_url("/")), alias="articles")
-        async with watching(settings, registry, every=0.05):
-            await asyncio.sleep(0.5)
-            assert value(registry, "documents") == 7
-            assert value(registry, "search_seconds_total") == 0.5
-            assert value(registry, "state", state="away") == 1
+        yield Elasticsearch(url=str(server.make_url("/")), alias="articles")
+
+
+async def test_without_the_privilege_to_monitor_only_the_index_is_shown(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    registry = CollectorRegistry()
+    async with (
+        cluster(articles__stats={"_all": {"primaries": PART, "total": PART}}) as settings,
+        watching(settings, registry, every=0.05),
+    ):
+        await asyncio.sleep(0.5)
+        assert value(registry, "documents") == 7
+        assert value(registry, "search_seconds_total") == 0.5
+        assert value(registry, "state", state="away") == 1
     (line,) = (record.message for record in caplog.records if "monitor" in record.message)
     assert "privilege" in line
+
+
+async def test_an_index_of_which_no_shard_has_started_is_not_shown() -> None:
+    """As a node answers in the first seconds of its life."""
+    registry = CollectorRegistry()
+    async with (
+        cluster(
+            cluster_health={"status": "red"},
+            nodes_stats={"nodes": {}},
+            articles__stats={"_all": {"primaries": {}, "total": {}}},
+        ) as settings,
+        watching(settings, registry, every=0.05),
+    ):
+        await asyncio.sleep(0.5)
+        assert value(registry, "state", state="red") == 1
+        assert "kailin_elasticsearch_documents" not in generate_latest(registry).decode()
