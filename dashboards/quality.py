@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from grafana_foundation_sdk.builders import dashboard
 
 from dashboards.board import board
-from dashboards.panels import THIRD, Leads, Limits, Panel, bars, density, trend
+from dashboards.panels import QUARTER, THIRD, Leads, Limits, Panel, bars, density, trend
 from dashboards.queries import mean, quantiles
 
 VERSION = "generator, revision"
@@ -89,6 +89,7 @@ def _comparisons() -> Sequence[Panel]:
             "Records compared, by outcome and reason, by the workers now running: only a "
             "preference is trained on.",
             ("sum by (outcome, reason) (kailin_comparisons_total)", "{{outcome}} {{reason}}"),
+            width=QUARTER,
         ),
         trend(
             "Which part of the comparisons is a tie, or cannot be made?",
@@ -99,7 +100,20 @@ def _comparisons() -> Sequence[Panel]:
                 "(outcome) group_left sum(rate(kailin_comparisons_total[$__rate_interval]))",
                 "{{outcome}}",
             ),
-            width=THIRD,
+            width=QUARTER,
+        ),
+        bars(
+            "In which branches of MeSH do comparisons say nothing?",
+            "Of the records with a descriptor in a branch that were compared in the period shown, "
+            "those that are a tie: both generators' evidence agrees as well.",
+            (
+                'sum by (branch) (increase(kailin_branch_comparisons_total{outcome="tie"}'
+                "[$__range])) / sum by (branch) "
+                "(increase(kailin_branch_comparisons_total[$__range]))",
+                "{{branch}}",
+            ),
+            unit="percentunit",
+            width=QUARTER,
         ),
         bars(
             "Why has a candidate no score?",
@@ -109,6 +123,7 @@ def _comparisons() -> Sequence[Panel]:
                 "sum by (generator, reason) (kailin_alignments_unscored_total)",
                 "{{generator}}: {{reason}}",
             ),
+            width=QUARTER,
             leads=Leads("Ingestion"),
         ),
     )

@@ -185,6 +185,7 @@ async def retrieve_stage(settings: Settings, _: Metrics) -> AsyncIterator[Stage[
 
 @asynccontextmanager
 async def score_stage(settings: Settings, metrics: Metrics) -> AsyncIterator[Stage[Contexts]]:
+    from consumers.prefer import prefer
     from consumers.score import score
     from infra.mesh_edition import ScorerInUse
 
@@ -196,6 +197,11 @@ async def score_stage(settings: Settings, metrics: Metrics) -> AsyncIterator[Sta
 
     def observe(message: Message[Contexts], made: Sequence[Record]) -> None:
         branches = scorer.last.branches(_record(message).source.mesh)
+        # Said here and not by prefer, which does the same comparison, since it knows no hierarchy.
+        for alignments in (m for m in made if isinstance(m, Alignments)):
+            if preference := prefer(alignments, settings.prefer.margin):
+                for branch in branches:
+                    metrics.branch_comparisons.labels(branch, preference.outcome).inc()
         for alignment in (a for m in made if isinstance(m, Alignments) for a in m.alignments):
             candidate = alignment.retrieval.candidate
             if alignment.score is None:

@@ -171,6 +171,12 @@ class Metrics:
             ["branch", "reason"],
             registry=registry,
         )
+        self.branch_comparisons = Counter(
+            "kailin_branch_comparisons_total",
+            "Records compared that have a descriptor in a branch of MeSH, by outcome.",
+            ["branch", "outcome"],
+            registry=registry,
+        )
         self.unscored = Counter(
             "kailin_alignments_unscored_total",
             "Candidates without a score, by reason.",
