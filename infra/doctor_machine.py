@@ -14,7 +14,6 @@ from pydantic import BaseModel, SecretStr
 from infra import disk as disks
 from infra import run_state, up
 from infra.finding import Finding, ok, problem, warning
-from infra.restore import unfinished
 from infra.settings import Settings
 from infra.supervisor import StartFailed
 
@@ -91,9 +90,9 @@ async def disk(settings: Settings) -> list[Finding]:
             found.append(warning("machine", said, "make room, or move `data` or `tables`"))
         else:
             found.append(ok("machine", said))
-    if unfinished(settings).exists():
+    if (marker := run_state.restoring(settings.data)).exists():
         said = "a restore was begun here and not finished: what there is is not whole"
-        remedy = f"clear the deployment away, {unfinished(settings)} too, and restore it again"
+        remedy = f"clear the deployment away, {marker} too, and restore it again"
         found.append(problem("machine", said, remedy))
     return found
 

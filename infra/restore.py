@@ -19,7 +19,7 @@ from pathlib import Path
 from aiokafka import TopicPartition
 from rich.console import Console
 
-from infra import mesh_edition, mlflow_copy, table_copy, topic_view
+from infra import mesh_edition, mlflow_copy, run_state, table_copy, topic_view
 from infra.backup_manifest import BackupError, Manifest, damaged, read
 from infra.cli_context import DONE, FAILED, say
 from infra.consumer_groups import commit, groups
@@ -40,11 +40,6 @@ from trainers.triggers import OPEN
 
 # Problems that are printed.
 SHOWN = 10
-
-
-def unfinished(settings: Settings) -> Path:
-    """A file that is there while a restore is not done."""
-    return settings.data / "run" / "restoring"
 
 
 def run(settings: Settings, directory: Path, console: Console) -> int:
@@ -78,7 +73,7 @@ async def restore(settings: Settings, directory: Path, console: Console) -> None
         say(console, str(difference))
     if there := await _there(settings):
         raise BackupError(f"this deployment is not empty: {'; '.join(there[:SHOWN])}")
-    marker = unfinished(settings)
+    marker = run_state.restoring(settings.data)
     marker.parent.mkdir(parents=True, exist_ok=True)
     marker.write_text(f"{directory}\n")
     await asyncio.to_thread(_files, settings, directory, manifest, console)
@@ -133,7 +128,7 @@ async def _there(settings: Settings) -> list[str]:
         alias = settings.elasticsearch.alias
         if await call(client.indices.exists_alias(name=alias)):
             found.append(f"Elasticsearch has an index behind the alias {alias}")
-    if unfinished(settings).exists():
+    if run_state.restoring(settings.data).exists():
         found.append("a restore was begun here and not finished: clear all of it away first")
     return found
 

@@ -65,6 +65,11 @@ def save(data: Path, state: RunState) -> None:
     draft.replace(path)
 
 
+def restoring(data: Path) -> Path:
+    """A file that is there while a restore into this data directory is not done."""
+    return data / "run" / "restoring"
+
+
 def load(data: Path) -> RunState | None:
     """The state of the service that runs on `data`, or None when none does."""
     try:

@@ -117,6 +117,11 @@ def plan(settings: Settings, config: Path | None, only: Only, console: Console) 
         for name, command in _followers(settings).items()
         if name in chosen
     )
+    if (marker := run_state.restoring(settings.data)).exists() and (workers or followers):
+        raise StartFailed(
+            f"{marker}: a restore was begun here and not finished, so nothing may work on what "
+            "there is; `kailin doctor` says what to do (the engines alone start with --only)"
+        )
     watchers = (start(settings) for name, start in WATCHERS.items() if name in chosen)
     topics = _topics(settings, console) if workers or "kafka" in chosen else None
     return (

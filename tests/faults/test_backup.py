@@ -16,7 +16,7 @@ from engines import ElasticsearchEngine, KafkaEngine, running_kafka
 from fakes.model_server import Reply
 from fakes.records import article, job
 from faults.service import STAGES, Service, running_service
-from infra import backup, restore
+from infra import backup, restore, run_state
 from infra.backup_manifest import NAME
 from infra.elastic import connect, count
 from infra.kafka import Publisher
@@ -217,8 +217,8 @@ def test_half_a_backup_and_a_damaged_one_are_not_restored(quiet: Service, tmp_pa
 def test_a_restore_that_was_broken_off_is_known_by_the_next(quiet: Service, tmp_path: Path):
     settings = quiet.settings
     assert backed_up(settings, tmp_path / "copy")[0] == 0
-    restore.unfinished(settings).parent.mkdir(parents=True, exist_ok=True)
-    restore.unfinished(settings).write_text("there")
+    run_state.restoring(settings.data).parent.mkdir(parents=True, exist_ok=True)
+    run_state.restoring(settings.data).write_text("there")
     status, said = restored(settings, tmp_path / "copy")
     assert (status, "was begun here and not finished" in said) == (1, True)
 

@@ -22,7 +22,7 @@ from rich.console import Console
 
 from engines import ElasticsearchEngine, KafkaEngine, free_port
 from faults.service import running_models
-from infra import doctor, doctor_machine, doctor_services, doctor_stores, restore
+from infra import doctor, doctor_machine, doctor_services, doctor_stores, run_state
 from infra.consumer_groups import commit
 from infra.elastic import connect, prepare
 from infra.finding import Finding
@@ -149,8 +149,8 @@ async def test_room_on_the_disk(tmp_path: Path, monkeypatch: Any, free: int, ver
 
 async def test_a_restore_that_was_not_finished_is_a_problem(tmp_path: Path):
     settings = Settings(data=tmp_path)
-    restore.unfinished(settings).parent.mkdir()
-    restore.unfinished(settings).write_text("there")
+    run_state.restoring(settings.data).parent.mkdir()
+    run_state.restoring(settings.data).write_text("there")
     assert "not finished" in with_verdict(await doctor_machine.disk(settings), "problem")[0]
 
 

@@ -117,6 +117,17 @@ def test_a_taken_port_is_named_with_its_setting_before_anything_starts(config: P
     assert not (settings.data / "logs").exists()
 
 
+def test_nothing_works_on_what_is_half_restored(config: Path) -> None:
+    marker = run_state.restoring(config.parent / "data")
+    marker.parent.mkdir(parents=True)
+    marker.write_text("there")
+    done = kailin(config, "up", "--only", "generate")
+    assert (done.returncode, "not finished" in done.stderr) == (1, True)
+    assert "Traceback" not in done.stderr
+    # What a restore itself needs may run.
+    plan(load(config), config, ("prometheus",), Console(quiet=True))
+
+
 def test_a_broker_that_is_not_there_fails_the_start_with_one_line(config: Path) -> None:
     nowhere = f"127.0.0.1:{free_port()}"
     done = kailin(config, "up", "--only", "prefer", KAILIN_KAFKA__BOOTSTRAP=nowhere)
