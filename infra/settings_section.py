@@ -14,7 +14,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Each section is built when it is first used: at import that costs a third of a second, which
+    # every process of ours would pay.
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class Secret(Section):

@@ -19,7 +19,7 @@ pytestmark = [
 # A few rows and two steps: what is shown is that each part sets off the next.
 LOOP = """
 [training]
-rows = 6
+rows = 4
 least_rows = 2
 look_every = 2.0
 held_out = 0.4
@@ -34,7 +34,7 @@ save_every = 1
 log_every = 1
 
 [gate]
-records = 8
+records = 4
 least_records = 2
 
 [ideal]
@@ -56,22 +56,22 @@ def test_new_rows_train_a_model_that_serves_and_writes_ideal_rows(tmp_path: Path
     config = write_config(tmp_path)
     text = config.read_text()
     config.write_text(text.replace("[deploy]\n", LOOP, 1))
-    out = kailin(config, "demo-loop", "--corpus", "150", "--new", "30", "--ideal", "3")
+    out = kailin(config, "demo-loop", "--corpus", "60", "--new", "20", "--ideal", "2")
 
     steps = (
-        "6 preference rows",
+        "4 preference rows",
         "the DPO job began",
         "the candidate is trained",
         "the gate has decided",
         "the new model serves",
-        "3 ideal rows",
+        "2 ideal rows",
     )
     places = [out.index(step) for step in steps]
     assert places == sorted(places)
     assert "serves: theta3-v1" in out
 
     ideal = DeltaTable(tmp_path / "data" / "tables" / "ideal").to_pyarrow_table().to_pylist()
-    assert len(ideal) >= 3
+    assert len(ideal) >= 2
     assert len({row["id"] for row in ideal}) == len(ideal)
     assert {(row["model"], row["revision"]) for row in ideal} == {("theta3-v1", "1")}
     assert all(row["question"] and row["context"] for row in ideal)

@@ -40,26 +40,26 @@ def test_real_records_become_preference_records_and_a_second_run_adds_others(tmp
     data = tmp_path / "data"
     kailin(config, "up", "--detach")
     try:
-        out = kailin(config, "demo", "--corpus", "150", "--new", "8")
+        out = kailin(config, "demo", "--corpus", "60", "--new", "4")
         first = appended(config)
-        assert len(first) == len(set(first)) == 8
-        assert "8 asked about, 158 searched" in out
-        assert "150 of 150 records of the corpus indexed" in out
+        assert len(first) == len(set(first)) == 4
+        assert "4 asked about, 64 searched" in out
+        assert "60 of 60 records of the corpus indexed" in out
         kept, rejected = re.findall(r"questions +(\d+) kept, (\d+) rejected", out)[0]
-        assert int(kept) + int(rejected) == 16
+        assert int(kept) + int(rejected) == 8
         assert int(kept) > 0
         tokens = re.findall(r"([\d,]+) in \d+ s: [\d.]+ tokens/s", out)[0]
-        assert int(tokens.replace(",", "")) > 16
+        assert int(tokens.replace(",", "")) > 8
 
-        out = kailin(config, "demo", "--corpus", "150", "--new", "4")
-        assert "150 records are indexed from an earlier run" in out
+        out = kailin(config, "demo", "--corpus", "60", "--new", "2")
+        assert "60 records are indexed from an earlier run" in out
         second = appended(config)
-        assert len(second) == len(set(second)) == 12
+        assert len(second) == len(set(second)) == 6
         assert set(first) < set(second)
 
         status = json.loads(kailin(config, "status", "--json"))
         assert status["healthy"]
-        assert sum(status["rows"].values()) == 12
+        assert sum(status["rows"].values()) == 6
         assert {stage["lag"] for stage in status["stages"].values()} == {0}
         started = [psutil.Process(part["pid"]) for part in status["run"]["components"].values()]
         started += [child for process in started for child in process.children(recursive=True)]
