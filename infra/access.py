@@ -40,12 +40,14 @@ Operation: TypeAlias = Literal["read", "write", "describe", "create", "describe-
 class Access:
     """One process. To read or to write a topic or a group is also to describe it.
 
+    `takes` are the topics of which it works on each message, which `reads` holds as well.
     `joins` are the consumer groups that it is a member of or whose offsets it sets, `watches` those
     that it looks at, and `transactions` the ids of its own, all without what stands before them.
     `makes` are topics that it creates where there are none, `compares` those whose settings it
     reads.
     """
 
+    takes: tuple[Topic, ...] = ()
     reads: tuple[Topic, ...] = ()
     writes: tuple[Topic, ...] = ()
     joins: tuple[str, ...] = ()
@@ -66,44 +68,42 @@ class Right:
 
 def _stage(
     name: str,
-    source: Topic,
-    sink: Topic | None,
-    *,
+    *takes: Topic,
+    sink: Topic | None = None,
     reads: tuple[Topic, ...] = (),
     writes: tuple[Topic, ...] = (),
     watches: tuple[str, ...] = (),
 ) -> Access:
     return Access(
-        reads=(source, CONTROL, *reads),
+        takes=takes,
+        reads=(*takes, CONTROL, *reads),
         writes=(*((sink,) if sink else ()), *writes, DEAD_LETTERS),
         joins=(name,),
         watches=watches,
     )
 
 
-# What stages take their messages from.
-_WORKED_ON = (ARTICLES, QUESTIONS, CONTEXTS, ALIGNMENTS, PREFERENCES, IDEAL)
 _INGESTED = (ARTICLES, RETRACTIONS, PROGRESS)
 
 ACCESS: dict[str, Access] = {
-    "index": _stage("index", ARTICLES, None),
-    "generate": _stage("generate", ARTICLES, QUESTIONS, reads=(SERVING,)),
-    "retrieve": _stage("retrieve", QUESTIONS, CONTEXTS),
-    "score": _stage("score", CONTEXTS, ALIGNMENTS),
-    "prefer": _stage("prefer", ALIGNMENTS, PREFERENCES),
-    "answer": _stage("answer", ALIGNMENTS, IDEAL, reads=(SPENDING,), writes=(SPENDING,)),
+    "index": _stage("index", ARTICLES),
+    "generate": _stage("generate", ARTICLES, sink=QUESTIONS, reads=(SERVING,)),
+    "retrieve": _stage("retrieve", QUESTIONS, sink=CONTEXTS),
+    "score": _stage("score", CONTEXTS, sink=ALIGNMENTS),
+    "prefer": _stage("prefer", ALIGNMENTS, sink=PREFERENCES),
+    "answer": _stage("answer", ALIGNMENTS, sink=IDEAL, reads=(SPENDING,), writes=(SPENDING,)),
     # It also ends the wait of parked records that never get MeSH.
-    "rescore": _stage("rescore", ARTICLES, CONTEXTS, writes=(PREFERENCES, IDEAL)),
+    "rescore": _stage("rescore", ARTICLES, sink=CONTEXTS, writes=(PREFERENCES, IDEAL)),
     # It lets live records go first, so it looks how far those two stages are.
     "backlog": _stage(
         "backlog",
         ARTICLES,
-        QUESTIONS,
+        sink=QUESTIONS,
         reads=(SERVING, ALIGNMENTS),
         watches=("generate", "answer"),
     ),
     # It removes no version of a table that a job is pinned to.
-    "append": _stage("append", PREFERENCES, TRAINING_DATA, reads=(IDEAL, RETRACTIONS, JOBS)),
+    "append": _stage("append", PREFERENCES, IDEAL, sink=TRAINING_DATA, reads=(RETRACTIONS, JOBS)),
     "ingest": Access(
         reads=(ARTICLES, PROGRESS, CONTROL),
         writes=_INGESTED,
@@ -123,12 +123,17 @@ ACCESS: dict[str, Access] = {
     "supervisor": Access(makes=TOPICS, compares=TOPICS),
 }
 
+# The topics that records go through, each with the stages that work on its messages.
+TAKEN_BY: dict[Topic, tuple[str, ...]] = {
+    topic: tuple(name for name, access in ACCESS.items() if topic in access.takes)
+    for topic in dict.fromkeys(topic for access in ACCESS.values() for topic in access.takes)
+}
 _GROUPS = tuple(group for access in ACCESS.values() for group in access.joins)
 
 # What was set aside is put back where it came from, and articles in the ingest's turn.
 ACCESS["operator"] = Access(
     reads=TOPICS,
-    writes=(*_WORKED_ON, SETTLED, CONTROL, JOBS),
+    writes=(*TAKEN_BY, SETTLED, CONTROL, JOBS),
     joins=("ingest",),
     watches=_GROUPS,
     transactions=("dlq", "ingest"),

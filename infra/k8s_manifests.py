@@ -81,12 +81,12 @@ def users(settings: Settings) -> Iterator[Manifest]:
 
 
 def _lag_rights(settings: Settings) -> tuple[Right, ...]:
-    scaled = {name: worker.follows for name, worker in WORKERS.items() if worker.follows}
+    scaled = {name: ACCESS[name].takes for name, worker in WORKERS.items() if worker.lag}
     return (
         *(Right("group", group_name(settings, name), "describe") for name in scaled),
         *(
             Right("topic", name, "describe")
-            for name in sorted({topic_name(settings, topic) for topic in scaled.values()})
+            for name in sorted({topic_name(settings, topic) for (topic,) in scaled.values()})
         ),
     )
 

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from infra.access import ACCESS
 from infra.kafka import group_name, topic_name
 from infra.settings import Settings
-from streams.topics import ALIGNMENTS, ARTICLES, CONTEXTS, QUESTIONS, Topic
 
 Manifest: TypeAlias = dict[str, Any]
 
@@ -23,14 +23,13 @@ SCRATCH = "/tmp"  # noqa: S108
 class Worker:
     """A process in a pod of its own.
 
-    `follows` is the topic whose lag its number of pods goes by, one for each `lag` messages and at
-    most one a partition; without one there is a single pod. `search` and `models` are the engines
+    Of a stage that has a `lag` there is a pod for each so many messages that wait for it, at most
+    one a partition; of others there is a single pod. `search` and `models` are the engines
     that it asks, `tables` and `internet` what it reaches outside, and `data` the files that it
     shares with others: MeSH, adapters and training jobs. Memory in MiB.
     """
 
     command: tuple[str, ...]
-    follows: Topic | None = None
     lag: int = 0
     search: bool = False
     models: bool = False
@@ -48,12 +47,12 @@ def _stage(name: str, **needs: Any) -> Worker:
 
 
 WORKERS: Mapping[str, Worker] = {
-    "index": _stage("index", follows=ARTICLES, lag=1000, search=True, cpu="1", memory=2048),
-    "generate": _stage("generate", follows=ARTICLES, lag=200, models=True),
-    "retrieve": _stage("retrieve", follows=QUESTIONS, lag=200, search=True, cpu="1", memory=2048),
-    "score": _stage("score", follows=CONTEXTS, lag=2000, data=True, cpu="500m", memory=1024),
-    "prefer": _stage("prefer", follows=ALIGNMENTS, lag=5000),
-    "answer": _stage("answer", follows=ALIGNMENTS, lag=200, models=True),
+    "index": _stage("index", lag=1000, search=True, cpu="1", memory=2048),
+    "generate": _stage("generate", lag=200, models=True),
+    "retrieve": _stage("retrieve", lag=200, search=True, cpu="1", memory=2048),
+    "score": _stage("score", lag=2000, data=True, cpu="500m", memory=1024),
+    "prefer": _stage("prefer", lag=5000),
+    "answer": _stage("answer", lag=200, models=True),
     # Each would sweep the parked records for itself.
     "rescore": _stage("rescore", search=True, tables=True, data=True, memory=2048),
     # Its rate is a bound on a process.
@@ -93,15 +92,15 @@ def workers(settings: Settings) -> Iterator[Manifest]:
         if name == "trainer":
             continue
         yield _workload(name, worker, settings)
-        if worker.follows:
-            yield _scaled(name, worker, worker.follows, settings)
+        if worker.lag:
+            yield _scaled(name, worker, settings)
             yield _budget(name)
 
 
 def _workload(name: str, worker: Worker, settings: Settings) -> Manifest:
     # Pods of a StatefulSet keep their host names, by which the append stage and those that take
     # turns find their places again.
-    stateful = worker.follows is None
+    stateful = not worker.lag
     spec: Manifest = {
         "selector": {"matchLabels": labels(name)},
         "template": _pod(name, worker, settings),
@@ -116,7 +115,8 @@ def _workload(name: str, worker: Worker, settings: Settings) -> Manifest:
     }
 
 
-def _scaled(name: str, worker: Worker, topic: Topic, settings: Settings) -> Manifest:
+def _scaled(name: str, worker: Worker, settings: Settings) -> Manifest:
+    (topic,) = ACCESS[name].takes
     return {
         "apiVersion": "keda.sh/v1alpha1",
         "kind": "ScaledObject",

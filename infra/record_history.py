@@ -14,6 +14,7 @@ from aiokafka.errors import KafkaError
 from deltalake import QueryBuilder
 
 from infra import topic_view
+from infra.access import TAKEN_BY
 from infra.consumer_groups import groups
 from infra.elastic import call, connect
 from infra.kafka import BrokerUnreachable, group_name
@@ -27,28 +28,13 @@ from streams.errors import Invalid, Transient
 from streams.operations import Control, Settled
 from streams.records import DeadLetter
 from streams.topics import (
-    ALIGNMENTS,
-    ARTICLES,
-    CONTEXTS,
     CONTROL,
     DEAD_LETTERS,
-    IDEAL,
-    PREFERENCES,
-    QUESTIONS,
     RETRACTIONS,
     SETTLED,
     Topic,
 )
 
-# The topics that records go through, each with the stages that take its messages.
-TAKEN_BY: dict[Topic, tuple[str, ...]] = {
-    ARTICLES: ("index", "generate", "backlog", "rescore"),
-    QUESTIONS: ("retrieve",),
-    CONTEXTS: ("score",),
-    ALIGNMENTS: ("prefer", "answer"),
-    PREFERENCES: ("append",),
-    IDEAL: ("append",),
-}
 # As many messages are read in a few seconds; of more, only those since the record is known of.
 QUICKLY_READ = 200_000
 # What was written in this time before a record's arrival is looked at too: clocks differ.

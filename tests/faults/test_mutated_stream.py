@@ -17,6 +17,7 @@ from engines import ElasticsearchEngine, KafkaEngine
 from fakes import records
 from fakes.mutants import mutant
 from faults.service import Service, pmid, running_service
+from infra.access import TAKEN_BY
 from published import messages, put
 from streams.citation import Article
 from streams.codec import decode, encode
@@ -39,14 +40,10 @@ pytestmark = [pytest.mark.kafka, pytest.mark.elasticsearch, pytest.mark.slow]
 
 SEED = int(os.environ.get("FAULTS_SEED", "20261127"))
 MUTANTS = 360
-# The stages that read a topic.
-READERS: dict[Topic, tuple[str, ...]] = {
-    ARTICLES: ("index", "generate", "rescore"),
-    QUESTIONS: ("retrieve",),
-    CONTEXTS: ("score",),
-    ALIGNMENTS: ("prefer", "answer"),
-    PREFERENCES: ("append",),
-    IDEAL: ("append",),
+# The stages that read a topic; the backlog waits for θ3, which is not there.
+READERS = {
+    topic: tuple(stage for stage in stages if stage != "backlog")
+    for topic, stages in TAKEN_BY.items()
 }
 GOLDEN = Path(__file__).parents[1] / "golden"
 Where = tuple[str, int, int]
