@@ -77,7 +77,7 @@ ABOUT = {
 
 
 def answer(request: dict[str, Any]) -> Reply:
-    """theta1 asks about the record, theta2 about something else."""
+    """theta1 asks about the record, theta2 about something else, but for what is to be a tie."""
     if "messages" not in request:
         return Reply()
     prompt = prompt_of(request)
@@ -85,7 +85,8 @@ def answer(request: dict[str, Any]) -> Reply:
         return Reply(status=400, text="REFUSED is refused")
     if "UNASKABLE" in prompt:
         return Reply(text="I would rather not say.")
-    return Reply(text=ABOUT[request["model"]], delay=0.01)
+    asked = "theta1" if "EVEN" in prompt and request["model"] in ABOUT else request["model"]
+    return Reply(text=ABOUT[asked], delay=0.01)
 
 
 def record(pmid: int, title: str, mesh: tuple[MeshHeading, ...], *, corpus: bool) -> Article:
@@ -124,6 +125,7 @@ def news(start: int) -> list[Article]:
         record(start + 5, "UNASKABLE aspirin.", ASPIRIN, corpus=False),
         record(start + 6, "REFUSED aspirin.", ASPIRIN, corpus=False),
         record(start + 7, "Aspirin without MeSH.", (), corpus=False),
+        record(start + 8, "EVEN aspirin.", ASPIRIN, corpus=False),
     ]
 
 
@@ -247,8 +249,7 @@ def config(
             "requests_per_second": 50.0,
         },
         "ideal": {"preference_share": 0.5, "floor": 0.0},
-        # It is spent while the test goes on.
-        "spending": {"tokens": 3000},
+        "spending": {"tokens": 30_000},
         "training": {
             "rows": 10,
             "look_every": 0.5,
