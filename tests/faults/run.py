@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import accumulate
 
 from fakes import records
 from faults.chaos import Fault, inject
@@ -100,16 +101,17 @@ class Chaos:
     def _due(self, files: int) -> list[int]:
         """The fault before which each file, and a part of the garbage, is fed: evenly.
 
-        But one comes with each full disk, which nothing meets that has no rows to write.
+        But one comes with each full disk, which nothing meets that has no rows to write; not the
+        last, which has few.
         """
         due = [number * len(self.faults) // files for number in range(files)]
-        free = set(range(1, files))
+        free = set(range(1, files - 1))
         for index, fault in enumerate(self.faults):
             if fault.kind == "full" and free:
                 nearest = min(free, key=lambda n: abs(due[n] - index))
                 due[nearest] = index
                 free.remove(nearest)
-        return sorted(due)
+        return list(accumulate(due, max))
 
     def _calm(self) -> None:
         self.world.restored()
