@@ -37,6 +37,7 @@ from engines import (
     running_kafka,
 )
 from fakes.model_server import ModelServer, Script, ordinary
+from infra.elastic import connect
 from infra.kafka import Publisher, topic_name
 from infra.settings import Ports, Settings
 from infra.topic_admin import create_topics
@@ -130,6 +131,18 @@ class Service:
     def sample(self, stage: str, name: str = "kailin_records_in_total") -> float | None:
         """The sum of one metric of a stage over its labels; None while it does not answer."""
         return sample(self.settings.ports.stages[stage], name)
+
+    def wait_until_searchable(self, count: int) -> None:
+        """Wait until the index stage has written so many records, and searches find them."""
+        self.wait_until(
+            lambda: (self.sample("index", "kailin_index_writes_total") or 0) >= count,
+            f"{count} records in the index",
+        )
+        asyncio.run(self._refresh())
+
+    async def _refresh(self) -> None:
+        async with connect(self.settings.elasticsearch) as client:
+            await client.indices.refresh(index=self.settings.elasticsearch.alias)
 
     # What goes in and comes out.
 

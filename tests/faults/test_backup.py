@@ -94,10 +94,7 @@ def test_everything_lost_and_restored_has_each_record_once(
     with running_service(tmp_path / "then", kafka_broker, elasticsearch_node) as then:
         then.start_all()
         publish(then, CORPUS, corpus=True)
-        then.wait_until(
-            lambda: (then.sample("index", "kailin_index_writes_total") or 0) >= len(CORPUS),
-            "corpus in the index",
-        )
+        then.wait_until_searchable(len(CORPUS))
         publish(then, BEFORE[:30])
         keep(then.settings, job("aaaabbbbccccdddd", state="training", data_version=1))
         then.wait_until(lambda: len(then.rows()) >= 12, "the first rows")

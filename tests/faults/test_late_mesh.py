@@ -84,10 +84,7 @@ def service(
         running.models.script = two_topics
         running.start_all()
         running.publish([article(pmid, corpus=True) for pmid in CORPUS])
-        running.wait_until(
-            lambda: (running.sample("index", "kailin_index_writes_total") or 0) >= len(CORPUS),
-            "corpus",
-        )
+        running.wait_until_searchable(len(CORPUS))
         yield running
 
 

@@ -91,9 +91,7 @@ def service(
         running.overrides["servers"]["local"]["api_key"] = KEY
         running.start_all()
         ingest(running, 1, *(corpus(pmid) for pmid in range(1, 41)))
-        running.wait_until(
-            lambda: (running.sample("index", "kailin_index_writes_total") or 0) >= 40, "corpus"
-        )
+        running.wait_until_searchable(40)
         yield running
 
 
