@@ -15,6 +15,9 @@ from faust.transport.drivers import aiokafka as driver
 from consumers.stage import Kafka
 from streams.topics import TOPICS
 
+# How old what is known of topics and partitions may grow, in milliseconds.
+METADATA_MS = 30_000
+
 
 def faust_app(kafka: Kafka, scratch: Path) -> faust.App:
     """An app of one consumer group, which reads committed messages only.
@@ -37,6 +40,10 @@ def faust_app(kafka: Kafka, scratch: Path) -> faust.App:
         broker_max_poll_records=500,
         consumer_auto_offset_reset="earliest",
         consumer_max_fetch_size=largest,
+        # A broker that has just started may not know a topic yet when the group shares out its
+        # partitions: the members then have none until the topics are looked at again, by default
+        # after five minutes.
+        consumer_metadata_max_age_ms=METADATA_MS,
         producer_acks=-1,
         # Records gather into batches while the one before is on its way.
         producer_linger=0.0,
