@@ -12,11 +12,8 @@ import faust
 from aiokafka import AIOKafkaConsumer
 from faust.transport.drivers import aiokafka as driver
 
-from consumers.stage import Kafka
+from consumers.stage import METADATA_MS, Kafka
 from streams.topics import TOPICS
-
-# How old what is known of topics and partitions may grow, in milliseconds.
-METADATA_MS = 30_000
 
 
 def faust_app(kafka: Kafka, scratch: Path) -> faust.App:

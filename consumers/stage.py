@@ -15,6 +15,8 @@ R = TypeVar("R", bound=Record)
 # Exit statuses of a stage's worker: told to stop; failed, start it again; settings to be put right
 # first; broken, do not start it again.
 DONE, FAILED, MISCONFIGURED, TOO_MANY_DEAD_LETTERS = 0, 1, 2, 3
+# How old what a worker's consumer knows of topics and partitions may grow, in milliseconds.
+METADATA_MS = 30_000
 
 
 class TooManyDeadLetters(Exception):

@@ -19,7 +19,14 @@ from aiokafka.errors import IllegalStateError, KafkaError
 
 from consumers.dead_letters import DeadLetterLimit
 from consumers.delivery import broker_away
-from consumers.stage import DONE, FAILED, MISCONFIGURED, TOO_MANY_DEAD_LETTERS, Policy
+from consumers.stage import (
+    DONE,
+    FAILED,
+    METADATA_MS,
+    MISCONFIGURED,
+    TOO_MANY_DEAD_LETTERS,
+    Policy,
+)
 from infra.acls import check_allowed
 from infra.append_batch import Read, dead, read, trace
 from infra.append_offsets import OffsetsLost, lost, report_gap
@@ -148,7 +155,7 @@ class _Worker(ConsumerRebalanceListener):  # type: ignore[misc]
             # A worker that is started again takes its own place at once: the broker need not first
             # find out that the one before it has died.
             group_instance_id=f"{socket.gethostname()}-{self._settings.ports.append}",
-            metadata_max_age_ms=30_000,
+            metadata_max_age_ms=METADATA_MS,
             max_partition_fetch_bytes=2 * max(topic.max_message for topic in LEADS_TO),
             **client_arguments(self._settings),
         )

@@ -65,6 +65,7 @@ pytestmark = [
     pytest.mark.kafka,
     pytest.mark.elasticsearch,
     pytest.mark.slow,
+    pytest.mark.timeout(900),
 ]
 
 WORKERS = (*STAGES, "append")

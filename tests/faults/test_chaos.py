@@ -79,6 +79,7 @@ def test_the_account_names_what_is_lost_doubled_or_in_the_wrong_place():
 @pytest.mark.kafka
 @pytest.mark.elasticsearch
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_no_record_is_lost_or_doubled_by_faults_of_every_kind(tmp_path: Path):
     fates = Fates(SEED, RECORDS, FILES)
     try:

@@ -30,6 +30,7 @@ pytestmark = [
     pytest.mark.kafka,
     pytest.mark.elasticsearch,
     pytest.mark.slow,
+    pytest.mark.timeout(300),
 ]
 
 SHARE = 0.3

@@ -23,7 +23,7 @@ from infra.settings import Settings
 from infra.settings_file import load
 from published import Published, published
 
-pytestmark = [pytest.mark.kafka, pytest.mark.slow]
+pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(900)]
 
 SEED = 20261124
 KILLS = 20

@@ -28,6 +28,7 @@ pytestmark = [
     pytest.mark.kafka,
     pytest.mark.elasticsearch,
     pytest.mark.slow,
+    pytest.mark.timeout(600),
 ]
 
 CORPUS = range(1, 41)

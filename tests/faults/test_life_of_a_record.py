@@ -32,6 +32,7 @@ pytestmark = [
     pytest.mark.kafka,
     pytest.mark.elasticsearch,
     pytest.mark.slow,
+    pytest.mark.timeout(600),
 ]
 
 DESCRIPTORS = [tuple(line.split("\t")[:2]) for line in MESH.splitlines()]

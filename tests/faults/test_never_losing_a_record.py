@@ -26,6 +26,7 @@ pytestmark = [
     pytest.mark.kafka,
     pytest.mark.elasticsearch,
     pytest.mark.slow,
+    pytest.mark.timeout(900),
 ]
 
 RECORDS = 2000

@@ -17,7 +17,7 @@ from mlflow_engine import MlflowServer, finished_job
 from streams.errors import Transient
 from trainers.result import Result
 
-pytestmark = [pytest.mark.slow]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 T = TypeVar("T")
 

@@ -15,7 +15,7 @@ from infra.train_config import KEPT
 from infra.train_status import read_status
 from trainer_engine import Trainers
 
-pytestmark = [pytest.mark.kafka, pytest.mark.slow]
+pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(600)]
 
 SEED = 20261125
 KILLS = 12

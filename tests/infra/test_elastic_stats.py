@@ -85,7 +85,7 @@ PART = {
 
 @asynccontextmanager
 async def cluster(**answers: Any) -> AsyncIterator[Elasticsearch]:
-    """A cluster that answers the paths that end so; all else is forbidden."""
+    """A cluster that answers the paths in which these names are; all else is forbidden."""
 
     async def answered(request: web.Request) -> web.Response:
         name = request.path.strip("/").replace("/", "_")
