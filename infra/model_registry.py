@@ -196,7 +196,7 @@ class ModelRegistry:
         with self._asking():
             manifest = self._manifest(registered.run)
             with tempfile.TemporaryDirectory(prefix=f".{into.name}.", dir=into.parent) as scratch:
-                got = Path(self._client.download_artifacts(registered.run, MODEL, scratch))
+                got = self._fetch(registered.run, MODEL, scratch)
                 if manifest is None or model_manifest.of(got) != manifest:
                     raise RegistryError(_not_whole(registered.run, "other files than were logged"))
                 shutil.move(got, into)
@@ -267,11 +267,25 @@ class ModelRegistry:
 
     def _manifest(self, run: str) -> Files | None:
         """The list of a model's files, None where there is none, or only part of one."""
-        if not any(file.path == MANIFEST for file in self._client.list_artifacts(run)):
+        if not self._has(run, MANIFEST):
             return None
         with tempfile.TemporaryDirectory() as scratch:
-            got = Path(self._client.download_artifacts(run, MANIFEST, scratch))
-            return model_manifest.read(got)
+            return model_manifest.read(self._fetch(run, MANIFEST, scratch))
+
+    def _has(self, run: str, path: str) -> bool:
+        return any(file.path == path for file in self._client.list_artifacts(run))
+
+    def _fetch(self, run: str, path: str, into: str) -> Path:
+        """Download a run's artifact. Raises `Transient` where it is there and does not come."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return Path(self._client.download_artifacts(run, path, into))
+        except MlflowException as error:
+            # MLflow says so of all that went wrong, a server that is away included.
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST" and self._has(run, path):
+                raise Transient("MLflow away", f"{_open(self._uri)}: {_one_line(error)}") from error
+            raise
 
     def _sizes(self, run: str, path: str) -> Iterator[tuple[str, int]]:
         for file in self._client.list_artifacts(run, path):

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
+from mlflow import MlflowClient
 
 from infra.model_manifest import of
 from infra.model_registry import ModelRegistry, Registered
@@ -67,6 +68,37 @@ def test_an_alias_never_points_at_what_is_not_whole(tmp_path: Path):
         assert registry.candidate("theta3") is None
         assert registry.champion("theta3").version == champions[-1]
         whole(settings, jobs, tmp_path / "at the end")
+    finally:
+        server.kill()
+
+
+@pytest.mark.parametrize("back", [False, True], ids=["and stays away", "and comes back"])
+def test_a_server_that_goes_in_the_midst_of_a_download_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, back: bool
+):
+    server = MlflowServer(tmp_path)
+    server.start()
+    download = MlflowClient.download_artifacts
+
+    def cut(*arguments: Any) -> Any:
+        server.kill()
+        try:
+            return download(*arguments)
+        finally:
+            if back:
+                server.start()
+
+    try:
+        settings = Settings(data=tmp_path / "data", mlflow={"uri": server.url})
+        registry, job = ModelRegistry(settings), finished_job(settings, "job1")
+        monkeypatch.setattr(MlflowClient, "download_artifacts", cut)
+        with pytest.raises(Transient):
+            _judged(registry, job)
+        monkeypatch.undo()
+        if not back:
+            server.start()
+        made = _judged(registry, job)
+        assert registry.champion("theta3") == registry.version("theta3", made.version)
     finally:
         server.kill()
 
