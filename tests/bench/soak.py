@@ -59,7 +59,14 @@ def main() -> None:
     fates = Fates(given.seed, given.records, min(given.files, given.faults - 1))
     with (
         tempfile.TemporaryDirectory(prefix="soak-") as directory,
-        running_world(Path(directory), poisoning, disk_mb=256 + given.records // 50) as world,
+        running_world(
+            Path(directory),
+            poisoning,
+            disk_mb=256 + given.records // 50,
+            # As in service, not as often as a short test wants it.
+            append={"rows": 200, "seconds": 2.0},
+            parked={"check_every": 30.0},
+        ) as world,
         memory_of(world) as memory,
     ):
         for kind, why in world.without.items():

@@ -288,7 +288,9 @@ def running_world(
 def _kafka(data: Path, port: int, advertised: int) -> Engine:
     """The embedded broker, which sends its clients to another port than it listens on."""
     settings = Kafka(port=port, controller_port=free_port())
-    component = kafka_broker(settings, data, java=QUICK)
+    # All of its heap from the start: what it grows by then is no heap that fills.
+    heap = (f"-Xms{settings.heap_mb}m", "-XX:+AlwaysPreTouch")
+    component = kafka_broker(settings, data, java=(*QUICK, *heap))
     own = free_port()
     # Of a setting that is there twice the last holds.
     with Path(component.command[-1]).open("a") as properties:
