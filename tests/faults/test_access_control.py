@@ -33,7 +33,7 @@ from fakes.model_server import ModelServer, Reply
 from fakes.pubmed import citation, document
 from faults.service import DIMENSIONS, MESH, ROOT, running_models
 from infra import topic_view
-from infra.access import ACCESS, Right, rights
+from infra.access import ACCESS, TAKEN_BY, Right, rights
 from infra.acls import bindings, commands
 from infra.elastic import connect, count
 from infra.kafka import Publisher, client_arguments, group_name, start, topic_name
@@ -305,14 +305,41 @@ def test_the_chain_works_and_uses_all_of_its_rights(chain: Chain):
     assert (deployer.poll(), trainer.poll()) == (None, None)
 
 
-def test_an_operator_looks_at_all_of_it(chain: Chain):
-    for arguments in (("status", "--json"), ("train", "status"), ("train", "retry")):
-        ended = chain.start("operator", *arguments).wait(180)
-        assert "Traceback" not in chain.workers.log("operator")
-        # `status` finds no supervisor here.
-        assert ended in (0, 1), chain.workers.log("operator")
+def test_an_operator_looks_at_all_of_it_and_mends_it(chain: Chain):
+    """Every command that an operator has for a service that runs, with the operator's own user."""
+
+    def run(*arguments: str, ends: tuple[int, ...] = (0,)) -> str:
+        chain.workers.log_file("operator").unlink(missing_ok=True)
+        ended = chain.start("operator", *arguments).wait(240)
+        log = chain.workers.log("operator")
+        assert ended in ends, f"{arguments}: {ended}\n{log}"
+        assert not ended or "Traceback" not in log
+        return log
+
+    # Both say that nothing was started here by `kailin up`.
+    run("status", "--json", ends=(1,))
+    run("doctor", ends=(0, 1))
+    run("train", "status")
+    run("train", "retry")
+    assert "rows" in run("trace", "101")
+    listed = (json.loads(line) for line in run("dlq", "list", "--json").splitlines())
+    letters = [line for line in listed if "reason" in line]
+    # One of each topic: what is put back there comes again, and is given up.
+    assert {letter["topic"] for letter in letters} >= {
+        topic_name(chain.settings("operator"), topic) for topic in TAKEN_BY
+    }
+    one = letters[0]
+    run("dlq", "show", f"{one['topic']}/{one['partition']}/{one['offset']}")
+    run("dlq", "replay", "--why", "once more", "--yes")
+    run("dlq", "drop", "--why", "it is no JSON", "--yes")
+    run("pause", "retrieve", "--why", "a look")
+    run("resume", "retrieve")
+    run("reindex", "--remove-old")
+    run("backup", str(chain.workers.directory / "backup"))
+
     denied = [line for line in chain.kafka.admitted() if not line.allowed]
     assert [line for line in denied if line.user == "kailin-operator"] == []
+    assert chain.unused(("operator",)) == {}
 
 
 def test_applying_again_changes_nothing_and_shows_what_is_too_much(chain: Chain):
