@@ -17,7 +17,8 @@ from pathlib import Path
 from infra import leash, leashed
 from infra.component import Component
 from infra.deploy import Address, DeployError, Fetch
-from infra.leashed import Leashed, last_line
+from infra.leashed import Leashed
+from infra.log_tail import last_line
 from infra.mlflow_environment import CREDENTIALS
 from infra.model_probe import NoAnswer, requests, trial
 from infra.model_registry import Registered

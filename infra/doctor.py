@@ -15,7 +15,8 @@ from infra.cli_context import DONE, FAILED
 from infra.finding import Finding, problem
 from infra.logs import secrets_of
 from infra.settings import Settings
-from infra.settings_redacted import redacted, without_secrets
+from infra.settings_redacted import redacted
+from streams.log_lines import without_secrets
 
 Look = Callable[[Settings], Awaitable[list[Finding]]]
 

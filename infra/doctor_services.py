@@ -14,7 +14,7 @@ from infra.finding import Finding, ok, problem, warning
 from infra.model_probe import NoAnswer
 from infra.model_probe import models as served
 from infra.settings import Settings
-from infra.settings_redacted import without_secrets
+from streams.log_lines import without_secrets
 
 TIMEOUT = aiohttp.ClientTimeout(total=5.0)
 # Seconds that a server's clock may differ; its answers are of whole seconds.

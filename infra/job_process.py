@@ -20,7 +20,7 @@ import psutil
 
 from infra import leash
 from infra.file_lock import alone
-from infra.log_lines import said
+from infra.log_tail import last_line
 
 log = logging.getLogger(__name__)
 
@@ -31,9 +31,6 @@ LOOK_EVERY = 1.0
 # Seconds between SIGTERM and SIGKILL.
 GRACE = 20.0
 GB = 10**9
-# How much of the end of a log is searched for its last line, in bytes.
-TAIL = 16_384
-LONGEST_REASON = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,18 +114,6 @@ def _signal_name(number: int) -> str:
     with suppress(ValueError):
         return signal.Signals(number).name
     return f"signal {number}"
-
-
-def last_line(path: Path, began: int = 0) -> str:
-    """What the last line of a log says that is not blank, of those after `began` (bytes)."""
-    with suppress(OSError), path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(began, size - TAIL))
-        lines = file.read().decode(errors="replace").split("\n")
-        # A progress bar writes over its own line.
-        shown = [line.rstrip("\r").rpartition("\r")[2].strip() for line in lines]
-        return next((said(line)[:LONGEST_REASON] for line in reversed(shown) if line), "")
-    return ""
 
 
 def _appended(path: Path) -> IO[bytes]:

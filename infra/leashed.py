@@ -71,12 +71,3 @@ async def start(
             process_group=0,
         )
     return Leashed(process, grace)
-
-
-def last_line(log: Path) -> str:
-    """What a log says last, for a one-line message; empty where it says nothing."""
-    with suppress(OSError), log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - 4000))
-        lines = [line.strip() for line in file.read().decode(errors="replace").splitlines()]
-        return next((line[:300] for line in reversed(lines) if line), "")
-    return ""

@@ -9,8 +9,8 @@ from types import TracebackType
 
 from pydantic import BaseModel, SecretStr
 
-from infra.log_lines import JsonLine, TextLine
 from infra.settings import Settings
+from streams.log_lines import formatter
 
 # Loggers that say the same thing over and over while a broker or a server is away.
 NOISY = (
@@ -32,12 +32,8 @@ def configure(settings: Settings, stage: str) -> None:
 
     `stage` is what the lines name this process by.
     """
-    form = settings.log.format
-    if form == "auto":
-        form = "text" if sys.stderr.isatty() else "json"
     handler = logging.StreamHandler(sys.stderr)
-    secrets = set(secrets_of(settings))
-    handler.setFormatter((TextLine if form == "text" else JsonLine)(stage, secrets))
+    handler.setFormatter(formatter(settings.log.format, stage, set(secrets_of(settings))))
     handler.addFilter(OncePer(60.0))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.captureWarnings(True)

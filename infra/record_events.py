@@ -10,11 +10,11 @@ from aiokafka import ConsumerRecord
 from consumers.dead_letters import replayed
 from consumers.generate import not_asked
 from consumers.stored import contexts
-from infra.log_lines import cut
 from infra.tables import DROPPED, PARKED
 from streams.citation import Article
 from streams.codec import decode
 from streams.errors import Invalid
+from streams.log_lines import cut
 from streams.operations import Settled
 from streams.records import (
     Alignment,

@@ -1,19 +1,11 @@
 """The settings as they may be shown: which secrets are set, and none of them."""
 
-import re
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from pydantic import BaseModel, SecretStr
 
-SET = "***"
-
-# Addresses may carry secrets of their own: a password before the host, a key after the path.
-_PASSWORD = re.compile(r"(?<=://)[^/?#\s]*@")
-_KEY = re.compile(
-    r"(?<=[?&;\s])([\w.-]*(?:key|token|secret|password|passwd|signature|sig)=)[^&;#\s]+",
-    re.IGNORECASE,
-)
+from streams.log_lines import SET, without_secrets
 
 Shown: TypeAlias = dict[str, Any]
 
@@ -36,8 +28,3 @@ def _shown(value: object) -> object:
     if isinstance(value, SecretStr):
         return SET if value.get_secret_value() else ""
     return without_secrets(str(value)) if isinstance(value, str | Path) else value
-
-
-def without_secrets(text: str) -> str:
-    """A text with the passwords and keys of the addresses in it left out."""
-    return _KEY.sub(rf"\g<1>{SET}", _PASSWORD.sub(f"{SET}@", text))

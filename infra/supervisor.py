@@ -18,7 +18,7 @@ from typing import IO
 
 from infra import leash, run_state
 from infra.component import Component
-from infra.log_lines import tail
+from infra.log_tail import tail
 from infra.run_state import ComponentState, RunState
 from streams.metrics import Metrics
 

@@ -23,7 +23,7 @@ from infra.down import STOP_WITHIN
 from infra.elasticsearch_node import elasticsearch_node
 from infra.kafka import BrokerUnreachable
 from infra.kafka_broker import kafka_broker
-from infra.log_lines import tail
+from infra.log_tail import tail
 from infra.metrics_server import serving
 from infra.prometheus import answers, prometheus, reachable
 from infra.run_state import AlreadyRunning

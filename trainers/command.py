@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from streams.log_lines import formatter
 from trainers.config import ConfigError, Job, check_paths, read, show
 from trainers.errors import DataError, JobError
 
@@ -32,9 +33,9 @@ def command(config: type[C], job: Callable[[C], object], about: str) -> int:
         return _say(str(error), WRONG)
     show(settings)
     sys.stdout.flush()
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter("auto", parser.prog.removesuffix(".py")))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     # OpenMP's threads else spin while they wait, and starve whatever runs beside the job.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:

@@ -22,11 +22,11 @@ from faults.service import MESH, Service, running_service
 from infra.cli import app
 from infra.elastic import connect
 from infra.ingest_commands import ingest_files
-from infra.log_lines import QUOTED
 from infra.record_history import History, history
 from infra.settings import Settings
 from infra.tables import TableError, select
 from published import published
+from streams.log_lines import QUOTED
 
 pytestmark = [
     pytest.mark.kafka,

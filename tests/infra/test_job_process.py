@@ -11,7 +11,8 @@ import psutil
 import pytest
 
 from infra import job_process
-from infra.job_process import Bounds, Ended, last_line, run
+from infra.job_process import Bounds, Ended, run
+from infra.log_tail import last_line
 
 AMPLE = Bounds(memory_gb=4.0, hours=1.0)
 

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra.log_lines import MESSAGE, QUOTED, JsonLine, TextLine, readable, said, tail
+from infra.log_tail import tail
 from infra.logs import secrets_of
 from infra.settings import Settings
 from streams.at_hand import at_hand, place
+from streams.log_lines import MESSAGE, QUOTED, JsonLine, TextLine, readable, said
 
 SECRET = "a-key-that-nobody-may-see"
 MESSAGE_3 = SimpleNamespace(topic="questions", partition=3, offset=42, key=b"31775930")

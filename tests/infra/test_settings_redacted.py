@@ -12,7 +12,8 @@ from pydantic import BaseModel, SecretStr
 from infra import logs
 from infra.settings import Server, Settings, SettingsError
 from infra.settings_file import load
-from infra.settings_redacted import redacted, without_secrets
+from infra.settings_redacted import redacted
+from streams.log_lines import without_secrets
 
 OTHERS = {"servers": {"local": {}, "teacher": {"url": "https://teacher.test/v1"}}}
 # What the checks of a section ask for beside its secrets.

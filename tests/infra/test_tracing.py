@@ -14,12 +14,12 @@ from consumers.stage import Message
 from engines import free_port
 from fakes import records
 from fakes.otlp_collector import Collector
-from infra.log_lines import JsonLine
 from infra.settings import SettingsError
 from infra.settings_file import load
 from infra.settings_telemetry import Tracing
 from infra.tracing import QUEUE, tracing
 from streams.errors import Invalid, Transient
+from streams.log_lines import JsonLine
 from streams.topics import ARTICLES
 
 

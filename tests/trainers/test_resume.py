@@ -170,7 +170,10 @@ def test_killed_as_it_goes_on_from_an_adapter_it_ends_as_if_it_had_not_been(tmp_
     killed_at = step(directory)
     result = finished(directory, settings)
     assert 8 <= killed_at < plain.metrics["steps"]
-    assert "going on from checkpoint-" in (directory / "log").read_text()
+    log = (directory / "log").read_text().splitlines()
+    said = [json.loads(line) for line in log if line.startswith('{"time"')]
+    assert any(line["message"].startswith("going on from checkpoint-") for line in said)
+    assert {line["stage"] for line in said} == {"dpo"}
     assert result.metrics["steps"] == plain.metrics["steps"]
     assert_same_weights(result.model, plain.model, killed_at)
 

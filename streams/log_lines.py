@@ -7,17 +7,16 @@ a server said, and that may quote the record.
 """
 
 import logging
-import os
 import re
+import sys
 import traceback
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from pathlib import Path
+from typing import Literal, TypeAlias
 
 import orjson
 
-from infra.settings_redacted import SET, without_secrets
 from streams.at_hand import fields
 
 # Characters that are kept of what a line quotes, of a message, and of a stack's frames.
@@ -26,8 +25,25 @@ QUOTED, MESSAGE, STACK = 800, 2000, 6000
 LEAST_SECRET = 6
 # What stands before the message in a line of text.
 LEAD = re.compile(r"^[\d-]+[T ][\d:.,]+Z? [A-Z]+ [\w.]+: ")
-# How much of the end of a log is looked at, in bytes.
-TAIL = 64 << 10
+SET = "***"
+
+# Addresses may carry secrets of their own: a password before the host, a key after the path.
+_PASSWORD = re.compile(r"(?<=://)[^/?#\s]*@")
+_KEY = re.compile(
+    r"(?<=[?&;\s])([\w.-]*(?:key|token|secret|password|passwd|signature|sig)=)[^&;#\s]+",
+    re.IGNORECASE,
+)
+
+Form: TypeAlias = Literal["auto", "text", "json"]
+
+
+def formatter(form: Form, stage: str, secrets: Collection[str] = ()) -> logging.Formatter:
+    """Of the lines on stderr: "auto" is text on a terminal, else JSON.
+
+    `stage` is what the lines name this process by; no line holds one of the `secrets`.
+    """
+    text = form == "text" or (form == "auto" and sys.stderr.isatty())
+    return (TextLine if text else JsonLine)(stage, secrets)
 
 
 class _Line(logging.Formatter):
@@ -140,20 +156,9 @@ def said(line: str) -> str:
     return LEAD.sub("", readable(line))
 
 
-def tail(path: Path, lines: int, began: int = 0) -> list[str]:
-    """The last lines of a log, as a person reads them, of what was written after `began` (bytes).
-
-    Raises `OSError`.
-    """
-    with path.open("rb") as log:
-        size = log.seek(0, os.SEEK_END)
-        start = max(began, size - TAIL)
-        log.seek(start)
-        found = log.read().decode(errors="replace").strip().split("\n")
-    # The first one may have lost its beginning.
-    whole = found[1:] if start > began and len(found) > 1 else found
-    shown = [part for line in whole for part in readable(line).splitlines() if part.strip()]
-    return shown[-lines:]
+def without_secrets(text: str) -> str:
+    """A text with the passwords and keys of the addresses in it left out."""
+    return _KEY.sub(rf"\g<1>{SET}", _PASSWORD.sub(f"{SET}@", text))
 
 
 def _time(record: logging.LogRecord) -> str:
