@@ -276,7 +276,7 @@ class ModelRegistry:
         return any(file.path == path for file in self._client.list_artifacts(run))
 
     def _fetch(self, run: str, path: str, into: str) -> Path:
-        """Download a run's artifact. Raises `Transient` where it is there and does not come."""
+        """Download a run's artifact. Raises `OSError` where it is there and does not come."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -284,7 +284,7 @@ class ModelRegistry:
         except MlflowException as error:
             # MLflow says so of all that went wrong, a server that is away included.
             if error.error_code == "RESOURCE_DOES_NOT_EXIST" and self._has(run, path):
-                raise Transient("MLflow away", f"{_open(self._uri)}: {_one_line(error)}") from error
+                raise OSError(str(error)) from error
             raise
 
     def _sizes(self, run: str, path: str) -> Iterator[tuple[str, int]]:

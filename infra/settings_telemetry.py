@@ -7,12 +7,13 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, field_validator
 
 from infra.settings_section import Secret, Section, Share
+from streams.log_lines import Form
 
 
 class Log(Section):
     """`auto`: lines for a person on a terminal, JSON elsewhere. `level` is for our own lines."""
 
-    format: Literal["auto", "json", "text"] = "auto"
+    format: Form = "auto"
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
 

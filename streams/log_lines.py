@@ -34,7 +34,7 @@ _KEY = re.compile(
     re.IGNORECASE,
 )
 
-Form: TypeAlias = Literal["auto", "text", "json"]
+Form: TypeAlias = Literal["auto", "json", "text"]
 
 
 def formatter(form: Form, stage: str, secrets: Collection[str] = ()) -> logging.Formatter:
